@@ -1,0 +1,248 @@
+"""The only importer of ONNX Runtime: providers, threads, and a look at what really loaded."""
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any, Protocol
+
+from merger_plugins._extras import require
+from merger_plugins.errors import ArtefactError, InputError, MissingExtraError, ProviderError
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+_PURPOSE = "Running an ONNX model"
+_GRAPH_ERRORS = frozenset({"InvalidProtobuf", "InvalidGraph", "NotImplemented", "NoSuchFile", "NoModel"})
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """How a graph is to be run.
+
+    Attributes:
+        providers: ONNX Runtime's names in order of preference, every one of which must load; None for
+            CUDA where it works, else the CPU.
+        threads: CPU threads of one session; None for the physical cores that this process may use.
+
+    Raises:
+        InputError: no provider at all, a bare string of them, or fewer than one thread.
+    """
+
+    providers: tuple[str, ...] | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.providers is not None:
+            if not self.providers or isinstance(self.providers, str):  # type: ignore[unreachable]
+                raise InputError(
+                    f"providers is {self.providers!r}; it takes names such as ({CPU!r},), or None."
+                )
+            object.__setattr__(self, "providers", tuple(self.providers))
+        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
+            raise InputError(f"threads is {self.threads!r}; it takes a number from 1 on, or None.")
+
+
+class Session(Protocol):
+    """What is used of an ``onnxruntime.InferenceSession``; it may run in several threads at once."""
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
+        """Compute the named outputs, or all of them."""
+
+    def get_inputs(self) -> list[Any]:
+        """Descriptions (name, shape, type) of the inputs."""
+
+    def get_outputs(self) -> list[Any]:
+        """Descriptions (name, shape, type) of the outputs."""
+
+    def get_providers(self) -> list[str]:
+        """The providers that loaded."""
+
+
+def create_session(path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:
+    """Load an ONNX file.
+
+    Args:
+        path: the file; data that it keeps in other files must lie in its folder.
+        config: providers and threads; None for the defaults.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        ProviderError: a provider that was asked for is not available, or did not load.
+        ArtefactError: the file is missing, damaged, cannot be run, or points outside its folder.
+    """
+    config = config or SessionConfig()
+    runtime = _onnxruntime()
+    path = Path(path)
+    refuse_outside_data(path)
+    available: list[str] = runtime.get_available_providers()
+    if config.providers is not None:
+        absent = [name for name in config.providers if name not in available]
+        if absent:
+            raise _provider_error(absent, available, "not available here")
+        session = _load(runtime, path, config, config.providers)
+        # ONNX Runtime answers a provider that fails to start with the CPU, and no error.
+        absent = [name for name in config.providers if name not in session.get_providers()]
+        if absent:
+            raise _provider_error(absent, session.get_providers(), "installed but did not start")
+        return session
+    if CUDA in available:
+        try:
+            return _load(runtime, path, config, (CUDA, CPU))
+        except ProviderError:
+            pass  # a GPU build on a machine without a working GPU
+    return _load(runtime, path, config, (CPU,))
+
+
+def default_threads() -> int:
+    """Physical cores among those that this process may use, within its control group's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    allowed = affinity(0) if affinity else range(os.cpu_count() or 1)
+    cores = {
+        _read(f"/sys/devices/system/cpu/cpu{index}/topology/thread_siblings_list", str(index))
+        for index in allowed
+    }
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max", "max").partition(" ")
+    limit = -(-int(quota) // int(period)) if quota.isdigit() and period.isdigit() else len(cores)
+    return max(1, min(len(cores), limit))
+
+
+def _read(path: str, absent: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return absent
+
+
+def _onnxruntime() -> Any:
+    try:
+        return require("onnxruntime", extra="cpu", purpose=_PURPOSE)
+    except MissingExtraError as error:
+        raise MissingExtraError(
+            f"{error} For an NVIDIA GPU: pip install 'merger-plugins[gpu]' instead, not beside it."
+        ) from error
+
+
+def _load(runtime: Any, path: Path, config: SessionConfig, providers: Sequence[str]) -> Session:
+    states = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="cpu", purpose=_PURPOSE)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = config.threads or default_threads()
+    options.inter_op_num_threads = 1
+    # Its cache of allocation plans, one for every shape of input ever seen, would grow without end.
+    options.enable_mem_pattern = False
+    if CUDA in providers and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()
+    try:
+        session = runtime.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
+    except (RuntimeError, ValueError, *_error_classes(states)) as error:
+        if type(error).__name__ in _GRAPH_ERRORS or set(providers) == {CPU}:
+            raise ArtefactError(f"ONNX Runtime {runtime.__version__} cannot run {path}: {error}") from error
+        raise ProviderError(f"{path} could not be loaded with {', '.join(providers)}: {error}") from error
+    return session  # type: ignore[no-any-return]
+
+
+def _error_classes(module: Any) -> list[type[Exception]]:
+    """ONNX Runtime's errors, which have no common base of their own."""
+    return [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Exception)]
+
+
+def _provider_error(absent: Sequence[str], present: Sequence[str], state: str) -> ProviderError:
+    if CUDA in absent:
+        remedy = (
+            "For CUDA run: pip uninstall onnxruntime onnxruntime-gpu; pip install 'merger-plugins[gpu]' "
+            "(the two packages overwrite each other), and check that nvidia-smi lists a GPU."
+        )
+    else:
+        remedy = "Ask for one of those, or install a build of ONNX Runtime that has it."
+    return ProviderError(f"{', '.join(absent)}: {state}. There is {', '.join(present)}. {remedy}")
+
+
+# Where a message of onnx.proto (ONNX 1.17) can hold a TensorProto: {message: {field number: message}}.
+_HOLDERS: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "Entry"},
+    "Entry": {},
+}
+
+
+def refuse_outside_data(path: Path) -> None:
+    """Check that an ONNX file keeps its data in itself or in files of its own folder.
+
+    Raises:
+        ArtefactError: it points elsewhere, is missing, or is no ONNX file.
+    """
+    try:
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            locations = set(_locations(data))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path} is missing. Download or export it again.") from error
+    except (OSError, ValueError, IndexError) as error:
+        raise ArtefactError(f"{path} is no ONNX file: {error}. Download or export it again.") from error
+    # In a Hugging Face cache both files are links into one folder of blobs, hence the second base.
+    bases = [path.parent.resolve(), path.resolve().parent]
+    for location in locations:
+        parts = PureWindowsPath(location)  # knows both separators and drives
+        target = (path.parent / location).resolve()
+        inside = any(target.is_relative_to(base) for base in bases)
+        if parts.anchor or ".." in parts.parts or not inside:
+            raise ArtefactError(
+                f"{path} keeps data in {location!r}, outside its folder. Do not use this file."
+            )
+
+
+def _locations(data: mmap.mmap) -> Iterator[str]:
+    """The files that an ONNX model says hold its data, found without a protobuf library."""
+    open_messages = [(0, len(data), "Model")]
+    while open_messages:
+        start, stop, message = open_messages.pop()
+        entry = {1: b"", 2: b""}  # a StringStringEntryProto: key, value
+        for number, begin, end in _fields(data, start, stop):
+            held = _HOLDERS[message].get(number)
+            if held:
+                open_messages.append((begin, end, held))
+            elif message == "Entry" and number in entry:
+                entry[number] = data[begin:end]
+        if entry[1] == b"location":
+            yield entry[2].decode()
+
+
+def _fields(data: mmap.mmap, position: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Number, begin and end of each length-delimited field of a protobuf message; others are stepped over."""
+    while position < stop:
+        tag, position = _varint(data, position)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            _, position = _varint(data, position)
+        elif wire_type == 1:
+            position += 8
+        elif wire_type == 5:
+            position += 4
+        elif wire_type == 2:
+            length, position = _varint(data, position)
+            if position + length > stop:
+                raise ValueError(f"a field ends beyond its message at byte {position}")
+            yield number, position, position + length
+            position += length
+        else:
+            raise ValueError(f"wire type {wire_type} at byte {position}")
+    if position != stop:
+        raise ValueError(f"a message is cut short at byte {stop}")
+
+
+def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError(f"an overlong number at byte {position}")

@@ -1,0 +1,92 @@
+"""The saved form of a rolling merge: its open nodes, versioned and checked.
+
+Layout: 4 bytes ``MRGS``, 1 byte version, 4 bytes little-endian length of a JSON header, the header, for each
+level its vectors, masses and counts as raw little-endian arrays, and 16 bytes of SHA-256 over all before.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merger_plugins.errors import StateError
+from merger_plugins.mergers.base import Nodes
+
+VERSION = 1
+_MAGIC = b"MRGS"
+_PREFIX = struct.Struct("<4sBI")
+_DIGEST = 16
+_REMEDY = "Build the rolling merge again from the stored chunk vectors."
+
+
+@dataclass(frozen=True)
+class State:
+    """What a saved state holds: how many places, and (first index, nodes) of each level, lowest first."""
+
+    places: int
+    levels: list[tuple[int, Nodes]]
+
+
+def dump(
+    *, fingerprint: str, strategy: str, fanout: int, places: int, levels: Sequence[tuple[int, Nodes]]
+) -> bytes:
+    """Write a state."""
+    header = json.dumps(
+        {
+            "fingerprint": fingerprint,
+            "strategy": strategy,
+            "fanout": fanout,
+            "places": places,
+            "dimension": levels[0][1].vectors.shape[1] if levels else 0,
+            "levels": [[first, len(nodes.masses)] for first, nodes in levels],
+        }
+    ).encode()
+    parts = [_PREFIX.pack(_MAGIC, VERSION, len(header)), header]
+    for _, nodes in levels:
+        parts += [
+            nodes.vectors.astype("<f4").tobytes(),
+            nodes.masses.astype("<f4").tobytes(),
+            nodes.counts.astype("<i8").tobytes(),
+        ]
+    body = b"".join(parts)
+    return body + hashlib.sha256(body).digest()[:_DIGEST]
+
+
+def load(state: bytes, *, fingerprint: str, strategy: str, fanout: int) -> State:
+    """Read a state that the merger with this fingerprint wrote.
+
+    Raises:
+        StateError: damaged, of a newer version, or of another merger, strategy or fan-out.
+    """
+    if len(state) < _PREFIX.size + _DIGEST or state[:4] != _MAGIC:
+        raise StateError(f"These {len(state)} bytes are no state of a rolling merge. {_REMEDY}")
+    _, version, length = _PREFIX.unpack_from(state)
+    if version > VERSION:
+        raise StateError(
+            f"The state has version {version}, and this release reads up to {VERSION}. "
+            "Run: pip install --upgrade merger-plugins"
+        )
+    if hashlib.sha256(state[:-_DIGEST]).digest()[:_DIGEST] != state[-_DIGEST:]:
+        raise StateError(f"The state is damaged: its check sum does not fit. {_REMEDY}")
+    header = json.loads(state[_PREFIX.size : _PREFIX.size + length])
+    for name, expected in (("fingerprint", fingerprint), ("strategy", strategy), ("fanout", fanout)):
+        if header[name] != expected:
+            raise StateError(
+                f"The state was made with {name} {header[name]!r}, and this merger has {expected!r}. "
+                f"Resume it with the merger that made it. {_REMEDY}"
+            )
+    offset, width = _PREFIX.size + length, header["dimension"]
+    levels = []
+    for first, size in header["levels"]:
+        vectors: NDArray[np.float32] = np.frombuffer(state, "<f4", size * width, offset).reshape(size, width)
+        offset += vectors.nbytes
+        masses: NDArray[np.float32] = np.frombuffer(state, "<f4", size, offset)
+        offset += masses.nbytes
+        counts: NDArray[np.int64] = np.frombuffer(state, "<i8", size, offset)
+        offset += counts.nbytes
+        levels.append((first, Nodes(vectors.copy(), masses.copy(), counts.copy())))
+    return State(header["places"], levels)

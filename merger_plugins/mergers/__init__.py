@@ -1,0 +1,1 @@
+"""Mergers: sequences of chunk vectors in, one vector out."""

@@ -1,0 +1,227 @@
+"""The interface of every merger."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merger_plugins._batching import Batch, as_masses, as_matrix, batches, ragged, unit
+from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
+from merger_plugins.errors import EmptyInputError, ZeroVectorError
+from merger_plugins.mergers.context import ContextWeights, blend
+
+if TYPE_CHECKING:
+    import os
+
+    from merger_plugins.tree import RollingMerge
+
+Strategy = Literal["tree", "flat", "chain"]
+
+FANOUT = 10
+"""How many nodes of the tree make one of the level above, where a merger has no window of its own."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of one level of the tree, as a merger keeps them between merges.
+
+    Attributes:
+        vectors: (..., k, d) float32 in the merger's own space, with their norm: not unit length.
+        masses: (..., k) float32, the mass of all chunks below; 0 for an empty node.
+        counts: (..., k) int64, the number of chunks below; 0 for an empty node.
+    """
+
+    vectors: NDArray[np.float32]
+    masses: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+class SequenceMerger(ABC):
+    """Merges the chunk vectors of a document or conversation, in reading order, into one vector.
+
+    What comes out is (d,) float32 of unit length, comparable by cosine with the raw query vectors of the
+    embedding model that made the chunk vectors. The length of an input vector carries no meaning: it is
+    normalised first. A mass says how much text a vector stands for, in tokens; only proportions matter, and
+    without masses all vectors count alike. Results do not depend on padding, batch-mates or batch size.
+
+    Attributes:
+        dimension: d; None where the merger works in any.
+        window: how many vectors one merge takes at the most; None for any number. `merge` accepts longer
+            sequences all the same, and merges them through the tree.
+        fingerprint: 16 hexadecimal digits that tell this merger, calibration included, from every other.
+    """
+
+    dimension: int | None
+    window: int | None
+    fingerprint: str
+    context_weights: ContextWeights = ContextWeights()
+
+    _lazy_carry: ClassVar[bool] = False
+
+    @property
+    def fanout(self) -> int:
+        """How many nodes of the tree make one of the level above."""
+        return self.window or FANOUT
+
+    def merge(self, vectors: MatrixLike, *, masses: MassesLike | None = None) -> Vector:
+        """Merge one sequence.
+
+        Args:
+            vectors: (n, d) chunk vectors in reading order, any length above zero.
+            masses: (n,) tokens each vector stands for.
+
+        Returns:
+            (d,) float32, unit length. For n = 1 the vector itself, calibrated where the merger is.
+
+        Raises:
+            InputError: empty, not finite, zero or of another dimension (see `merger_plugins.errors`).
+        """
+        array = as_matrix(vectors, self.dimension)
+        return self._merge_ragged([array], [as_masses(masses, len(array))])[0]
+
+    def merge_many(
+        self, sequences: Sequence[MatrixLike], *, masses: Sequence[MassesLike | None] | None = None
+    ) -> Matrix:
+        """Merge many sequences of different lengths in batches; row i is the merge of sequence i.
+
+        Args:
+            sequences: b arrays (n_i, d).
+            masses: b arrays (n_i,), or None in place of any of them.
+
+        Returns:
+            (b, d) float32, unit rows.
+
+        Raises:
+            InputError: as `merge`, naming the sequence.
+        """
+        if not len(sequences):
+            raise EmptyInputError("sequences is empty; at least one sequence is needed.")
+        return self._merge_ragged(*ragged(sequences, masses, self.dimension))
+
+    def _merge_ragged(self, arrays: list[Matrix], weights: list[Vector]) -> Matrix:
+        merged = np.empty((len(arrays), arrays[0].shape[1]), np.float32)
+        long = {i for i, a in enumerate(arrays) if self.window is not None and len(a) > self.window}
+        short = [i for i in range(len(arrays)) if i not in long]
+        for batch in batches([arrays[i] for i in short], [weights[i] for i in short]):
+            merged[[short[row] for row in batch.rows]] = self._merge_batch(batch)
+        for i in long:
+            rolling = self.rolling()
+            rolling.extend(arrays[i], masses=weights[i])
+            merged[i] = rolling.vector
+        lengths = np.einsum("bd,bd->b", merged, merged)
+        if not (lengths > 0.25).all():
+            raise ZeroVectorError(
+                f"sequence {int(np.argmin(lengths))} merges to a vector of length zero: its vectors cancel "
+                "out. Vectors of one embedding model never do; check where they came from."
+            )
+        return merged
+
+    def contextualize(
+        self,
+        vectors: MatrixLike,
+        *,
+        masses: MassesLike | None = None,
+        weights: ContextWeights | None = None,
+    ) -> Matrix:
+        """Merge each chunk vector with a little of its neighbours and of its root.
+
+        One vector a chunk that knows its document; searched as before by a raw query vector.
+
+        Args:
+            vectors: (n, d) chunk vectors in reading order.
+            masses: (n,) tokens each vector stands for.
+            weights: how much of the neighbours and the root; this merger's `context_weights` for None.
+
+        Returns:
+            (n, d) float32, unit rows; row i belongs to chunk i.
+
+        Raises:
+            InputError: as `merge`.
+        """
+        array = as_matrix(vectors, self.dimension)
+        rolling = self.rolling()
+        rolling.extend(array, masses=masses)
+        return rolling.contextual(weights)
+
+    def rolling(self, state: bytes | None = None, *, strategy: Strategy = "tree") -> RollingMerge:
+        """A merge that is kept up to date as chunks or turns arrive.
+
+        Args:
+            state: what `RollingMerge.state` gave earlier; None starts anew.
+            strategy: ``"tree"``; ``"flat"`` and ``"chain"`` are there for comparison.
+
+        Raises:
+            StateError: the state is damaged, of another version, strategy or merger.
+        """
+        from merger_plugins.tree import RollingMerge
+
+        if state is None:
+            return RollingMerge(self, strategy=strategy)
+        return RollingMerge.from_state(self, state, strategy=strategy)
+
+    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike]) -> SequenceMerger:
+        """A merger of the same family that uses the statistics of one collection's chunk vectors.
+
+        Args:
+            sample: stored chunk vectors: (n, d), or better an iterable of sequences (n_i, d), one a document.
+                It is read once, in a stream.
+
+        Returns:
+            A new merger with a new fingerprint; this one is unchanged.
+
+        Raises:
+            InputError: as `merge`.
+        """
+        from merger_plugins.mergers.calibrated import CalibratedMerger
+
+        return CalibratedMerger(dimension=self.dimension).calibrated(sample)
+
+    @abstractmethod
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the merger as a model folder that `load_merger` reads; returns the folder."""
+
+    @abstractmethod
+    def export(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the merger as a model folder that holds an ONNX graph; returns the folder.
+
+        The graph takes ``vectors`` (b, n, d) float32, ``mask`` (b, n) bool and ``masses`` (b, n) float32, and
+        gives ``merged`` (b, d) float32. `load_merger` reads the folder as an `OnnxMerger`.
+
+        Raises:
+            MissingExtraError: the package ``onnx`` is not installed.
+        """
+
+    # What the tree needs of a merger. Vectors of nodes live in a space of the merger's own choice.
+
+    @abstractmethod
+    def _merge_batch(self, batch: Batch) -> Matrix:
+        """(b, n, d) padded -> (b, d) unit rows, n at most `window`."""
+
+    @abstractmethod
+    def _leaves(self, vectors: Matrix) -> Matrix:
+        """(n, d) chunk vectors -> (n, d) unit vectors in node space."""
+
+    @abstractmethod
+    def _join(self, nodes: Nodes) -> Matrix:
+        """(b, k, d) groups of complete nodes -> (b, d) parents' vectors in node space; k = `fanout`."""
+
+    @abstractmethod
+    def _read(self, frontier: Sequence[Nodes]) -> Vector:
+        """The nodes that cover a sequence, highest level first -> (d,) direction in node space."""
+
+    @abstractmethod
+    def _out(self, directions: Matrix) -> Matrix:
+        """(n, d) directions in node space -> (n, d) unit vectors that a raw query can search."""
+
+    def _contextual(
+        self, leaves: Matrix, root: Vector, relative_masses: Vector, weights: ContextWeights | None
+    ) -> Matrix:
+        """(n, d) unit leaves and the (d,) root's direction -> (n, d) contextual chunk vectors."""
+        blended = blend(leaves, unit(root[None])[0], relative_masses, weights or self.context_weights)
+        return self._out(blended)

@@ -1,0 +1,200 @@
+"""The closed-form merger: whitened by a collection's own statistics, ridge-pooled, mapped back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merger_plugins._artefact import fingerprint_of, write_artefact
+from merger_plugins._batching import Batch, unit
+from merger_plugins._types import Matrix, MatrixLike, Vector
+from merger_plugins.errors import DimensionError, InputError
+from merger_plugins.mergers.base import Nodes, SequenceMerger
+from merger_plugins.mergers.calibration import Background, Calibration, CalibrationStatistics
+from merger_plugins.mergers.context import ContextWeights
+
+if TYPE_CHECKING:
+    import os
+
+    from merger_plugins._artefact import Artefact
+
+RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST = 1 / 15, 1.0, 10.0
+
+
+def ridge(counts: NDArray[Any]) -> NDArray[np.float32]:
+    """λ for sequences of this many chunks: 1 up to 15, growing to 10 at 150."""
+    return np.clip(counts * RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST).astype(np.float32)
+
+
+class CalibratedMerger(SequenceMerger):
+    """Merges in closed form, with the mean m and the covariance of a collection's own chunk vectors.
+
+    With P the whitening transform: z_i = P (x_i - m), normalised; the merged vector is P s, normalised, where
+    s solves (Σ g_i z_i z_iᵀ + λ I) s = Σ g_i z_i, with g_i the mass of chunk i over the mean mass. That is
+    ridge regression of the constant 1 on the chunks, also known as generalised max pooling (Murray and
+    Perronnin 2014): what a document repeats counts about once. The second P is what lets a raw query vector
+    search the result: q·P s = (P q)·s, a comparison in the whitened space.
+
+    No training, no text, no labels. Nodes of the tree carry Σ m_i z_i, which adds up exactly; reading the
+    root solves the equation over the nodes that cover the sequence, each standing for its chunks' mean.
+
+    Args:
+        background: what is known of the embedding model beforehand; None for an unknown one.
+        statistics: of the collection's chunk vectors; None before any were seen.
+        dimension: d, where neither of the two tells it.
+        embedder: name of the embedding model, for people to read.
+
+    Raises:
+        DimensionError: background and statistics of different dimensions.
+        InputError: nothing tells the dimension.
+    """
+
+    kind: ClassVar[str] = "calibrated"
+    context_weights = ContextWeights(near=0.1, root=0.1)
+    _lazy_carry = True
+
+    def __init__(
+        self,
+        *,
+        background: Background | None = None,
+        statistics: CalibrationStatistics | None = None,
+        dimension: int | None = None,
+        embedder: str | None = None,
+    ) -> None:
+        known = {
+            len(background.mean) if background else None,
+            statistics.dimension if statistics else None,
+            dimension,
+        } - {None}
+        if len(known) > 1:
+            raise DimensionError(
+                f"background, statistics and dimension disagree: {sorted(d for d in known if d)}. They must "
+                "belong to one embedding model."
+            )
+        if not known:
+            raise InputError("CalibratedMerger needs a background, statistics or a dimension.")
+        self.dimension = known.pop()
+        assert self.dimension is not None
+        self.window = None
+        self.embedder = embedder
+        self.background = background
+        self.statistics = statistics
+        self.calibration = Calibration.shrunk(statistics, background or Background.ignorant(self.dimension))
+        self._mean = self.calibration.mean.astype(np.float32)
+        self._whitening = self.calibration.whitening.astype(np.float32)
+        self.fingerprint = fingerprint_of(*self._contents())
+
+    def __repr__(self) -> str:
+        seen = self.statistics.vectors if self.statistics else 0
+        return f"CalibratedMerger(dimension={self.dimension}, calibrated on {seen} vectors)"
+
+    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics) -> CalibratedMerger:
+        """A merger with the statistics of this sample in place of those it had; see the base class.
+
+        Args:
+            sample: chunk vectors (n, d), an iterable of sequences (n_i, d), or `CalibrationStatistics`.
+        """
+        if not isinstance(sample, CalibrationStatistics):
+            sample = CalibrationStatistics.of(sample, self.dimension)
+        return CalibratedMerger(
+            background=self.background, statistics=sample, dimension=self.dimension, embedder=self.embedder
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write background, statistics and settings as a model folder; returns the folder."""
+        return write_artefact(folder, *self._contents()).path
+
+    @classmethod
+    def load(cls, artefact: Artefact) -> CalibratedMerger:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtefactError: a file is damaged.
+        """
+        files = set(artefact.files)
+        return cls(
+            background=Background.from_bytes(artefact.read(_BACKGROUND)) if _BACKGROUND in files else None,
+            statistics=CalibrationStatistics.from_bytes(artefact.read(_STATISTICS))
+            if _STATISTICS in files
+            else None,
+            dimension=artefact.config.get("dimension"),
+            embedder=artefact.config.get("embedder"),
+        )
+
+    def export(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a model folder with an ONNX graph, calibration inside; see the base class."""
+        from merger_plugins.mergers.graphs import calibrated_graph, write_onnx_merger
+
+        assert self.dimension is not None
+        graph = calibrated_graph(self._mean, self._whitening)
+        return write_onnx_merger(folder, graph, dimension=self.dimension, source=self)
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        config = {"kind": self.kind, "version": 1, "dimension": self.dimension, "embedder": self.embedder}
+        files = {}
+        if self.background:
+            files[_BACKGROUND] = self.background.to_bytes()
+        if self.statistics:
+            files[_STATISTICS] = self.statistics.to_bytes()
+        return config, files
+
+    def _merge_batch(self, batch: Batch) -> Matrix:
+        counts = batch.mask.sum(axis=1)
+        relative = batch.masses * (counts / batch.masses.sum(axis=1))[:, None]
+        roots = np.sqrt(relative)
+        rows = unit((unit(batch.vectors) - self._mean) @ self._whitening) * roots[..., None]
+        return self._out(_solve(rows, roots, ridge(counts)))
+
+    def _leaves(self, vectors: Matrix) -> Matrix:
+        return unit((unit(vectors) - self._mean) @ self._whitening)
+
+    def _join(self, nodes: Nodes) -> Matrix:
+        joined: Matrix = nodes.vectors.sum(axis=1)
+        return joined
+
+    def _read(self, frontier: Sequence[Nodes]) -> Vector:
+        masses = np.concatenate([nodes.masses for nodes in frontier])
+        full = masses > 0
+        masses = masses[full]
+        sums = np.concatenate([nodes.vectors for nodes in frontier])[full]
+        count = int(sum(nodes.counts.sum() for nodes in frontier))
+        mean_mass = masses.sum() / count
+        roots = np.sqrt(masses / mean_mass)
+        rows = sums / (mean_mass * roots)[:, None]
+        # What the nodes' means leave out of Σ g z zᵀ, whose trace is the number of chunks, spread evenly.
+        scatter = max(count - float(np.einsum("nd,nd->", rows, rows)), 0.0) / rows.shape[1]
+        return _solve(rows[None], roots[None], ridge(np.array([count])) + np.float32(scatter))[0]
+
+    def _out(self, directions: Matrix) -> Matrix:
+        return unit(directions @ self._whitening)
+
+
+_BACKGROUND, _STATISTICS = "background.safetensors", "statistics.safetensors"
+
+
+def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray[np.float32]) -> Matrix:
+    """Ridge regression, batched: the s that minimises |rows s - targets|² + λ|s|².
+
+    Args:
+        rows: (b, n, d); rows of zeros change nothing.
+        targets: (b, n).
+        lam: (b,).
+
+    Returns:
+        (b, d).
+    """
+    b, n, d = rows.shape
+    identity = np.eye(min(n, d), dtype=np.float32)
+    if n <= d:
+        gram = rows @ rows.transpose(0, 2, 1) + lam[:, None, None] * identity
+        weights = np.linalg.solve(gram, targets[..., None])
+        solution: Matrix = (rows.transpose(0, 2, 1) @ weights)[..., 0]
+        return solution
+    transposed = rows.transpose(0, 2, 1)
+    gram = transposed @ rows + lam[:, None, None] * identity
+    solution = np.linalg.solve(gram, transposed @ targets[..., None])[..., 0]
+    return solution

@@ -1,0 +1,252 @@
+"""Statistics of one collection's chunk vectors, gathered in one pass and shrunk where they are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merger_plugins._artefact import dump_tensors, load_tensors
+from merger_plugins._batching import as_matrix, unit
+from merger_plugins._types import MatrixLike
+from merger_plugins.errors import ArtefactError, DimensionError, EmptyInputError
+
+Float64 = NDArray[np.float64]
+
+_BLOCK = 8_192
+
+
+class CalibrationStatistics:
+    """Sums over chunk vectors from which a calibration is made: one pass, constant memory, mergeable.
+
+    Holds the number of vectors and of sequences, the sum, the sum of outer products, and the outer product of
+    each sequence's sum over its length: (d,) and (d, d) float64 however many vectors were seen. Adding two
+    statistics gives those of both collections, so that parts can be gathered on different machines.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.vectors = 0
+        self.sequences = 0
+        self._sum = np.zeros(dimension)
+        self._outer = np.zeros((dimension, dimension))
+        self._between = np.zeros((dimension, dimension))
+
+    @classmethod
+    def of(cls, sample: MatrixLike | Iterable[MatrixLike], dimension: int | None = None) -> Self:
+        """Gather the statistics of a sample, read once.
+
+        Args:
+            sample: (n, d) vectors of which nothing is known but that they belong to the collection, or an
+                iterable of sequences (n_i, d), one a document, which is better: the spread inside documents
+                serves a merger better than that of the whole.
+            dimension: the d that is expected; None for any.
+
+        Raises:
+            InputError: an empty sample, or vectors that `SequenceMerger.merge` would refuse.
+        """
+        if isinstance(sample, np.ndarray):
+            if sample.ndim == 2:
+                statistics = cls(as_matrix(sample[:1], dimension, what="sample").shape[1])
+                for start in range(0, len(sample), _BLOCK):
+                    statistics.update(sample[start : start + _BLOCK], one_sequence=False)
+                return statistics
+            raise DimensionError(f"sample must have shape (n, d); an array of shape {sample.shape} arrived.")
+        gathered: Self | None = None
+        loose: list[NDArray[Any]] = []
+        for item in sample:
+            array = np.asarray(item, dtype=np.float32)
+            if array.ndim == 1:
+                loose.append(array)
+            else:
+                gathered = gathered or cls(as_matrix(array, dimension, what="sample").shape[1])
+                gathered.update(array)
+            if len(loose) == _BLOCK:
+                gathered = gathered or cls(as_matrix(loose, dimension, what="sample").shape[1])
+                gathered.update(np.stack(loose), one_sequence=False)
+                loose = []
+        if loose:
+            block = as_matrix(loose, dimension, what="sample")
+            gathered = gathered or cls(block.shape[1])
+            gathered.update(block, one_sequence=False)
+        if gathered is None:
+            raise EmptyInputError("sample is empty; pass the chunk vectors that the collection holds.")
+        return gathered
+
+    def update(self, vectors: MatrixLike, *, one_sequence: bool = True) -> None:
+        """Add vectors.
+
+        Args:
+            vectors: (n, d), any length above zero.
+            one_sequence: whether they are the chunks of one document; otherwise each stands alone.
+
+        Raises:
+            InputError: as `SequenceMerger.merge`.
+        """
+        array = unit(as_matrix(vectors, self.dimension, what="sample"))
+        total = array.sum(axis=0, dtype=np.float64)
+        outer = (array.T @ array).astype(np.float64)
+        self._sum += total
+        self._outer += outer
+        self._between += np.outer(total, total) / len(array) if one_sequence else outer
+        self.vectors += len(array)
+        self.sequences += 1 if one_sequence else len(array)
+
+    def __add__(self, other: Self) -> Self:
+        if other.dimension != self.dimension:
+            raise DimensionError(
+                f"Statistics of dimension {self.dimension} and {other.dimension} cannot be added."
+            )
+        both = type(self)(self.dimension)
+        for part in (self, other):
+            both.vectors += part.vectors
+            both.sequences += part.sequences
+            both._sum += part._sum
+            both._outer += part._outer
+            both._between += part._between
+        return both
+
+    @property
+    def mean(self) -> Float64:
+        """(d,) the mean of the unit vectors."""
+        mean: Float64 = self._sum / self.vectors
+        return mean
+
+    @property
+    def covariance(self) -> Float64:
+        """(d, d): pooled inside sequences as far as they have several vectors, else of the whole.
+
+        The spread inside documents is what hides a document's subject from a query, so it is what whitening
+        should even out (within-class covariance normalisation, Hatch et al. 2006). A sample of s sequences
+        and n vectors leaves n - s degrees of freedom for it; the whole covariance fills in for the rest.
+        """
+        mean = self.mean
+        whole = self._outer / self.vectors - np.outer(mean, mean)
+        inside = self.vectors - self.sequences
+        if not inside:
+            return whole
+        share = inside / self.vectors
+        covariance: Float64 = share * (self._outer - self._between) / inside + (1 - share) * whole
+        return covariance
+
+    def to_bytes(self) -> bytes:
+        """The statistics as a safetensors file."""
+        return dump_tensors(
+            {
+                "counts": np.array([self.vectors, self.sequences], np.int64),
+                "sum": self._sum,
+                "outer": self._outer,
+                "between": self._between,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ArtefactError: it is damaged.
+        """
+        tensors = load_tensors(data)
+        try:
+            statistics = cls(len(tensors["sum"]))
+            statistics.vectors, statistics.sequences = (int(count) for count in tensors["counts"])
+            statistics._sum, statistics._outer, statistics._between = (
+                tensors[name] for name in ("sum", "outer", "between")
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ArtefactError(f"These are no calibration statistics: {error}.") from error
+        return statistics
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known of an embedding model's chunk vectors before any collection was seen.
+
+    Attributes:
+        mean: (d,) float64.
+        covariance: (d, d) float64.
+        informed: False where nothing is known: mean zero and a scaled identity.
+    """
+
+    mean: Float64
+    covariance: Float64
+    informed: bool = True
+
+    @classmethod
+    def ignorant(cls, dimension: int) -> Self:
+        """The background of an embedding model of which nothing is known."""
+        return cls(np.zeros(dimension), np.eye(dimension) / dimension, informed=False)
+
+    def to_bytes(self) -> bytes:
+        """The background as a safetensors file, in float32."""
+        return dump_tensors(
+            {"mean": self.mean.astype(np.float32), "covariance": self.covariance.astype(np.float32)}
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ArtefactError: it is damaged.
+        """
+        tensors = load_tensors(data)
+        try:
+            return cls(tensors["mean"].astype(np.float64), tensors["covariance"].astype(np.float64))
+        except KeyError as error:
+            raise ArtefactError(f"This is no background covariance: {error} is missing.") from error
+
+
+BACKGROUND_WORTH = 400
+"""As many vectors as the background counts for when it is mixed with a collection's covariance."""
+
+MEAN_WORTH = 50
+"""The same for the mean."""
+
+POWER_LEAST, POWER_GAIN, POWER_HALF = 0.2, 0.3, 1_000
+"""P is the covariance to the power -p; p grows from 0.2 to 0.5 with the vectors, half of it at 1,000."""
+
+_RIDGE = 0.003
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A mean and a whitening transform, both shrunk as far as the vectors they come from are few.
+
+    Attributes:
+        mean: (d,) float64, m in the formulas.
+        whitening: (d, d) float64, symmetric, P in the formulas.
+        vectors: how many chunk vectors they come from.
+    """
+
+    mean: Float64
+    whitening: Float64
+    vectors: int
+
+    @classmethod
+    def shrunk(cls, statistics: CalibrationStatistics | None, background: Background) -> Self:
+        """The calibration of a collection.
+
+        The covariance is S = (1 - w) C + w B with w = 400 / (400 + n), B the background's covariance, or an
+        identity of C's trace where the model is unknown (linear shrinkage, Ledoit and Wolf 2004), and
+        P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.5, whitening, for a large collection
+        and nears 0.2 for a small one: directions that few vectors estimated are trusted less.
+        """
+        count = statistics.vectors if statistics else 0
+        mean, covariance = background.mean, background.covariance
+        if statistics:
+            own = statistics.covariance
+            if not background.informed:
+                covariance = covariance * max(float(np.trace(own)), np.finfo(np.float32).tiny)
+            weight = BACKGROUND_WORTH / (BACKGROUND_WORTH + count)
+            covariance = (1 - weight) * own + weight * covariance
+            mean = (count * statistics.mean + MEAN_WORTH * background.mean) / (count + MEAN_WORTH)
+        values, vectors = np.linalg.eigh(covariance)
+        power = POWER_LEAST + POWER_GAIN * count / (count + POWER_HALF)
+        scales = (np.maximum(values, 0) + _RIDGE * values[-1]) ** -power
+        whitening = (vectors * (scales / scales.mean())) @ vectors.T
+        return cls(mean, whitening, count)
