@@ -167,7 +167,9 @@ class CalibratedMerger(SequenceMerger):
         rows = sums / (mean_mass * roots)[:, None]
         # What the nodes' means leave out of Σ g z zᵀ, whose trace is the number of chunks, spread evenly.
         scatter = max(count - float(np.einsum("nd,nd->", rows, rows)), 0.0) / rows.shape[1]
-        return _solve(rows[None], roots[None], ridge(np.array([count])) + np.float32(scatter))[0]
+        # Averaging regularises by itself: the coarser the nodes, the smaller λ, down to half of it.
+        lam = ridge(np.array([count])) * np.float32((1 + len(rows) / count) / 2) + np.float32(scatter)
+        return _solve(rows[None], roots[None], lam)[0]
 
     def _out(self, directions: Matrix) -> Matrix:
         return unit(directions @ self._whitening)
