@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from merger_plugins._nodes import Nodes
 from merger_plugins.errors import StateError
-from merger_plugins.mergers.base import Nodes
 
 VERSION = 1
 _MAGIC = b"MRGS"

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from merger_plugins import _state
 from merger_plugins._batching import as_masses, as_matrix, as_vector, unit
+from merger_plugins._nodes import Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.errors import EmptyInputError, InputError, StateError
-from merger_plugins.mergers.base import Nodes, SequenceMerger, Strategy
+from merger_plugins.mergers.base import SequenceMerger, Strategy
 from merger_plugins.mergers.context import REACH, ContextWeights
 
 ROOT_DRIFT = 0.02

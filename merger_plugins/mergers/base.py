@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from merger_plugins._batching import Batch, as_masses, as_matrix, batches, ragged, unit
+from merger_plugins._nodes import Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
 from merger_plugins.errors import EmptyInputError, ZeroVectorError
 from merger_plugins.mergers.context import ContextWeights, blend
@@ -25,21 +24,6 @@ Strategy = Literal["tree", "flat", "chain"]
 
 FANOUT = 10
 """How many nodes of the tree make one of the level above, where a merger has no window of its own."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Nodes of one level of the tree, as a merger keeps them between merges.
-
-    Attributes:
-        vectors: (..., k, d) float32 in the merger's own space, with their norm: not unit length.
-        masses: (..., k) float32, the mass of all chunks below; 0 for an empty node.
-        counts: (..., k) int64, the number of chunks below; 0 for an empty node.
-    """
-
-    vectors: NDArray[np.float32]
-    masses: NDArray[np.float32]
-    counts: NDArray[np.int64]
 
 
 class SequenceMerger(ABC):

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from merger_plugins._artefact import fingerprint_of, write_artefact
 from merger_plugins._batching import Batch, unit
+from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, MatrixLike, Vector
 from merger_plugins.errors import DimensionError, InputError
-from merger_plugins.mergers.base import Nodes, SequenceMerger
+from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibration import Background, Calibration, CalibrationStatistics
 from merger_plugins.mergers.context import ContextWeights
 
@@ -146,7 +147,8 @@ class CalibratedMerger(SequenceMerger):
         counts = batch.mask.sum(axis=1)
         relative = batch.masses * (counts / batch.masses.sum(axis=1))[:, None]
         roots = np.sqrt(relative)
-        rows = unit((unit(batch.vectors) - self._mean) @ self._whitening) * roots[..., None]
+        rows = np.zeros_like(batch.vectors)
+        rows[batch.mask] = self._leaves(batch.vectors[batch.mask]) * roots[batch.mask][:, None]
         return self._out(_solve(rows, roots, ridge(counts)))
 
     def _leaves(self, vectors: Matrix) -> Matrix:

@@ -10,9 +10,10 @@ import numpy as np
 
 from merger_plugins._artefact import fingerprint_of, write_artefact
 from merger_plugins._batching import Batch, unit
+from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import InputError
-from merger_plugins.mergers.base import Nodes, SequenceMerger
+from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.context import ContextWeights
 
 if TYPE_CHECKING:
