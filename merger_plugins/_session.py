@@ -39,7 +39,7 @@ class SessionConfig:
                     f"providers is {self.providers!r}; it takes names such as ({CPU!r},), or None."
                 )
             object.__setattr__(self, "providers", tuple(self.providers))
-        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise InputError(f"threads is {self.threads!r}; it takes a number from 1 on, or None.")
 
 
@@ -128,22 +128,25 @@ def _load(runtime: Any, path: Path, config: SessionConfig, providers: Sequence[s
     options = runtime.SessionOptions()
     options.intra_op_num_threads = config.threads or default_threads()
     options.inter_op_num_threads = 1
+    # Waiting threads sleep: spinning gained nothing here and takes the cores from everyone else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Its cache of allocation plans, one for every shape of input ever seen, would grow without end.
     options.enable_mem_pattern = False
     if CUDA in providers and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()
     try:
         session = runtime.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
-    except (RuntimeError, ValueError, *_error_classes(states)) as error:
+    except _error_classes(states) as error:
         if type(error).__name__ in _GRAPH_ERRORS or set(providers) == {CPU}:
             raise ArtefactError(f"ONNX Runtime {runtime.__version__} cannot run {path}: {error}") from error
         raise ProviderError(f"{path} could not be loaded with {', '.join(providers)}: {error}") from error
     return session  # type: ignore[no-any-return]
 
 
-def _error_classes(module: Any) -> list[type[Exception]]:
-    """ONNX Runtime's errors, which have no common base of their own."""
-    return [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Exception)]
+def _error_classes(module: Any) -> tuple[type[Exception], ...]:
+    """ONNX Runtime's errors, which have no base of their own, and the builtin ones that it raises."""
+    own = (item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Exception))
+    return (RuntimeError, ValueError, *own)
 
 
 def _provider_error(absent: Sequence[str], present: Sequence[str], state: str) -> ProviderError:
