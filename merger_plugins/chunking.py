@@ -10,7 +10,9 @@ from typing import Protocol
 from merger_plugins.errors import EmptyInputError, InputError
 
 CHUNK_TOKENS = 50
-"""Tokens a chunk has at the most by default: what one sentence vector still describes well."""
+"""Tokens that sentences are packed up to by default: what one vector still describes well."""
+
+_WHOLE_SENTENCE = 1.5
 
 _PARAGRAPH = re.compile(r"(?:[^\n]|\n(?!\s*\n))+")
 _SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”」』）]*|\n)\s*")
@@ -42,13 +44,14 @@ class Chunker(Protocol):
 
 
 class SentenceChunker:
-    """Packs whole sentences into chunks of at most `size` tokens, never across a paragraph.
+    """Packs whole sentences into chunks of about `size` tokens, never across a paragraph.
 
-    A paragraph ends at a blank line. A sentence longer than `size` is cut between words, and a word longer
-    than that between characters. Short chunks are kept: their mass says how short they are.
+    Sentences are packed as long as they fit. A paragraph ends at a blank line. A sentence of up to one and a
+    half times `size` stays whole; a longer one is cut into equal parts between words, or between characters
+    where there are no words. Short chunks are kept: their mass says how short they are.
 
     Args:
-        size: tokens a chunk has at the most.
+        size: tokens that sentences are packed up to.
         count_tokens: gives the number of tokens of a text, without special tokens; the bundled embedder's
             tokenizer for None.
 
@@ -99,21 +102,18 @@ class SentenceChunker:
         """Sentences, or parts of them that fit, as (start, end, tokens)."""
         for sentence_start, sentence_end in _sentences(text, start, end):
             tokens = count(text[sentence_start:sentence_end])
-            if tokens <= self.size:
-                yield sentence_start, sentence_end, tokens
-            else:
-                yield from self._cut(text, sentence_start, sentence_end, tokens, count)
+            yield from self._cut(text, sentence_start, sentence_end, tokens, count)
 
     def _cut(
         self, text: str, start: int, end: int, tokens: int, count: Callable[[str], int]
     ) -> Iterator[tuple[int, int, int]]:
-        """Halve what is too long, between words where there are any, until every part fits."""
-        if tokens <= self.size or end - start == 1:
+        """Parts of about equal length, cut between words where there are any."""
+        if tokens <= self.size * _WHOLE_SENTENCE or end - start == 1:
             yield start, end, tokens
             return
-        middle = start + (end - start) // 2
-        words = [match.end() for match in _WORD.finditer(text, start, end) if match.end() < end]
-        cut = min(words, key=lambda position: abs(position - middle), default=middle)
+        aim = start + max((end - start) // -(-tokens // self.size), 1)
+        words = (match.end() for match in _WORD.finditer(text, start, end) if match.end() < end)
+        cut = min(words, key=lambda position: abs(position - aim), default=aim)
         for part in ((start, cut), (cut, end)):
             yield from self._cut(text, *part, count(text[slice(*part)]), count)
 

@@ -1,0 +1,43 @@
+# make demo   the main job on the sample documents; DOCS=folder Q="a question" for your own
+# make test   everything the tests need, then the tests
+# make check  lint, types, import contracts, the wheel, a base-only install
+PYTHON ?= python3
+DOCS ?=
+Q ?=
+
+.PHONY: demo test check results clean
+
+demo: .venv/demo/.done
+	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
+
+test: .venv/test/.done
+	.venv/test/bin/python -m pytest
+
+check: .venv/check/.done
+	.venv/check/bin/ruff check .
+	.venv/check/bin/ruff format --check .
+	.venv/check/bin/mypy
+	.venv/check/bin/lint-imports
+	rm -rf dist && .venv/check/bin/python -m build --wheel --quiet
+	.venv/check/bin/python .ci/check_wheel.py dist
+	.ci/check_install "$(PYTHON)" dist
+
+.venv/demo/.done: pyproject.toml
+	$(PYTHON) -m venv .venv/demo
+	@echo "Installing merger-plugins[cpu,qdrant,cli] ..."
+	.venv/demo/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,qdrant,cli]"
+	@touch $@
+
+.venv/test/.done: pyproject.toml
+	$(PYTHON) -m venv .venv/test
+	@echo "Installing what the tests need ..."
+	.venv/test/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+.venv/check/.done: pyproject.toml
+	$(PYTHON) -m venv .venv/check
+	.venv/check/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv dist .demo
