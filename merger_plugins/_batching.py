@@ -1,6 +1,6 @@
 """Checked input, and ragged sequences as padded arrays and masks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError, NonFiniteError, ZeroVectorError
+
+_SMALLEST = 1e-30
+"""A squared length below this is zero: float32 cannot normalise it."""
 
 ITEMS_PER_BATCH = 16_384
 """Chunk vectors, padding included, that one batch holds at the most: 24 MB at 384 dimensions."""
@@ -44,19 +47,24 @@ def as_matrix(vectors: MatrixLike, dimension: int | None = None, *, what: str = 
             f"{what} has dimension {array.shape[1]}, and this merger works in dimension {dimension}. "
             "Use the embedding model that the merger was made for, or calibrate a merger on these vectors."
         )
-    squared = np.einsum("nd,nd->n", array, array, dtype=np.float64)
-    finite = np.isfinite(squared)
+    _check_rows(array, lambda row: f"{what} row {row} of {len(array)}")
+    return array
+
+
+def _check_rows(array: Matrix, name: Callable[[int], str]) -> None:
+    squared = np.einsum("nd,nd->n", array, array)
+    if squared.min() > _SMALLEST and squared.max() < np.inf:
+        return
+    finite = np.isfinite(array).all(axis=1) & np.isfinite(squared)
     if not finite.all():
         raise NonFiniteError(
-            f"{what} row {int(np.argmin(finite))} of {len(array)} holds NaN, infinity or a number too large "
-            "for float32. Embed that text again, or leave it out."
+            f"{name(int(np.argmin(finite)))} holds NaN, infinity or a number too large for float32. "
+            "Embed that text again, or leave it out."
         )
-    if not squared.all():
-        raise ZeroVectorError(
-            f"{what} row {int(np.argmin(squared))} of {len(array)} has length zero, so it has no direction. "
-            "Leave it out: an embedding model gives a zero vector only for broken input."
-        )
-    return array
+    raise ZeroVectorError(
+        f"{name(int(np.argmin(squared)))} has length zero, so it has no direction. "
+        "Leave it out: an embedding model gives a zero vector only for broken input."
+    )
 
 
 def as_vector(vector: VectorLike, dimension: int | None = None, *, what: str = "vector") -> Vector:
@@ -93,7 +101,71 @@ def as_masses(masses: MassesLike | None, count: int) -> Vector:
 def unit(vectors: Matrix) -> Matrix:
     """Rows divided by their length; a row of length zero stays as it is."""
     lengths = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
-    return np.divide(vectors, lengths, out=vectors.copy(), where=lengths > 0)
+    lengths[lengths == 0] = 1
+    normalised: Matrix = vectors / lengths
+    return normalised
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of different lengths, end to end.
+
+    Attributes:
+        vectors: (N, d) float32.
+        masses: (N,) float32.
+        lengths: (b,) how many rows each sequence has.
+    """
+
+    vectors: Matrix
+    masses: Vector
+    lengths: NDArray[np.intp]
+
+    @property
+    def starts(self) -> NDArray[np.intp]:
+        """(b,) where each sequence begins."""
+        starts: NDArray[np.intp] = np.cumsum(self.lengths) - self.lengths
+        return starts
+
+
+def ragged(
+    sequences: Sequence[MatrixLike],
+    masses: Sequence[MassesLike | None] | None = None,
+    dimension: int | None = None,
+) -> Ragged:
+    """Check a list of sequences and their masses, and lay them end to end.
+
+    Raises:
+        InputError: as `as_matrix` and `as_masses`, naming the sequence; or masses for another number of
+            sequences, or sequences of different dimensions.
+    """
+    if masses is not None and len(masses) != len(sequences):
+        raise DimensionError(f"masses for {len(masses)} sequences arrived with {len(sequences)} sequences.")
+    arrays = []
+    for index, sequence in enumerate(sequences):
+        array = sequence
+        if not (isinstance(array, np.ndarray) and array.dtype == np.float32 and array.ndim == 2 and array.size):
+            array = as_matrix(sequence, dimension, what=f"sequences[{index}]")
+        if dimension is not None and array.shape[1] != dimension:
+            as_matrix(array, dimension, what=f"sequences[{index}]")
+        dimension = array.shape[1]
+        arrays.append(array)
+    lengths = np.array([len(array) for array in arrays], np.intp)
+    vectors = np.concatenate(arrays)
+
+    def name(row: int) -> str:
+        index = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
+        return f"sequences[{index}] row {row - int(lengths[:index].sum())} of {lengths[index]}"
+
+    _check_rows(vectors, name)
+    if masses is None:
+        return Ragged(vectors, np.ones(len(vectors), np.float32), lengths)
+    weights = []
+    for index, (mass, length) in enumerate(zip(masses, lengths, strict=True)):
+        try:
+            weights.append(as_masses(mass, int(length)))
+        except InputError as error:
+            raise type(error)(f"sequences[{index}]: {error}") from None
+    return Ragged(vectors, np.concatenate(weights), lengths)
 
 
 @dataclass(frozen=True)
@@ -113,59 +185,32 @@ class Batch:
     masses: NDArray[np.float32]
 
 
-def ragged(
-    sequences: Sequence[MatrixLike],
-    masses: Sequence[MassesLike | None] | None = None,
-    dimension: int | None = None,
-) -> tuple[list[Matrix], list[Vector]]:
-    """Check a list of sequences and their masses, and return both as arrays.
-
-    Raises:
-        InputError: as `as_matrix` and `as_masses`, naming the sequence; or masses for another number of
-            sequences, or sequences of different dimensions.
-    """
-    if masses is not None and len(masses) != len(sequences):
-        raise DimensionError(f"masses for {len(masses)} sequences arrived with {len(sequences)} sequences.")
-    checked, weights = [], []
-    for index, sequence in enumerate(sequences):
-        array = as_matrix(sequence, dimension, what=f"sequences[{index}]")
-        dimension = array.shape[1]
-        checked.append(array)
-        weights.append(as_masses(masses[index] if masses is not None else None, len(array)))
-    return checked, weights
-
-
-def batches(sequences: Sequence[Matrix], masses: Sequence[Vector]) -> Iterator[Batch]:
-    """Padded batches of similar length; each sequence is in exactly one.
+def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
+    """Padded batches of similar length; each sequence of at most `longest` vectors is in exactly one.
 
     A batch holds at most `ITEMS_PER_BATCH` vectors, or one sequence where that alone is longer, and no
     sequence in it is padded by more than a quarter of its length plus two.
     """
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.intp)
+    lengths = sequences.lengths
     order = np.argsort(lengths, kind="stable")
+    if longest is not None:
+        order = order[lengths[order] <= longest]
     start = 0
     while start < len(order):
         shortest = lengths[order[start]]
-        longest = shortest + shortest // 4 + 2
-        stop = start + 1
-        while (
-            stop < len(order)
-            and lengths[order[stop]] <= longest
-            and lengths[order[stop]] * (stop + 1 - start) <= ITEMS_PER_BATCH
-        ):
-            stop += 1
-        yield _padded(order[start:stop], sequences, masses)
+        stop = start + int(np.searchsorted(lengths[order[start:]], shortest + shortest // 4 + 2, side="right"))
+        room = np.flatnonzero(lengths[order[start:stop]] * np.arange(1, stop - start + 1) > ITEMS_PER_BATCH)
+        if len(room):
+            stop = start + max(int(room[0]), 1)
+        yield _padded(order[start:stop], sequences)
         start = stop
 
 
-def _padded(rows: NDArray[np.intp], sequences: Sequence[Matrix], masses: Sequence[Vector]) -> Batch:
-    longest = len(sequences[rows[-1]])
-    vectors = np.zeros((len(rows), longest, sequences[rows[0]].shape[1]), np.float32)
-    mask = np.zeros((len(rows), longest), np.bool_)
-    padded_masses = np.zeros((len(rows), longest), np.float32)
-    for index, row in enumerate(rows):
-        count = len(sequences[row])
-        vectors[index, :count] = sequences[row]
-        mask[index, :count] = True
-        padded_masses[index, :count] = masses[row]
-    return Batch(rows, vectors, mask, padded_masses)
+def _padded(rows: NDArray[np.intp], sequences: Ragged) -> Batch:
+    lengths = sequences.lengths[rows]
+    steps = np.arange(lengths[-1])
+    mask = steps < lengths[:, None]
+    places = np.where(mask, sequences.starts[rows][:, None] + steps, 0)
+    vectors = sequences.vectors[places]
+    vectors[~mask] = 0
+    return Batch(rows, vectors, mask, np.where(mask, sequences.masses[places], np.float32(0)))

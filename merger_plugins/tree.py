@@ -162,9 +162,12 @@ class RollingMerge:
         """Add chunk vectors (n, d) at the end, in reading order; raises as `SequenceMerger.merge`."""
         array = as_matrix(vectors, self._dimension)
         mass = as_masses(masses, len(array))
-        leaves = Nodes(self.merger._leaves(array) * mass[:, None], mass, np.ones(len(array), np.int64))
+        self._extend_leaves(self.merger._leaves(array), mass)
+
+    def _extend_leaves(self, directions: Matrix, mass: Vector) -> None:
+        leaves = Nodes(directions * mass[:, None], mass, np.ones(len(mass), np.int64))
         if not self._levels:
-            self._levels = [Level.empty(array.shape[1])]
+            self._levels = [Level.empty(directions.shape[1])]
         start = self.places
         self._levels[0].append(leaves)
         self._stale.update(range(max(start - REACH, 0), self.places))

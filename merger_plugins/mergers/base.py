@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from merger_plugins._batching import Batch, as_masses, as_matrix, batches, ragged, unit
+from merger_plugins._batching import Batch, Ragged, as_masses, as_matrix, batches, ragged, unit
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
 from merger_plugins.errors import EmptyInputError, ZeroVectorError
@@ -67,7 +68,9 @@ class SequenceMerger(ABC):
             InputError: empty, not finite, zero or of another dimension (see `merger_plugins.errors`).
         """
         array = as_matrix(vectors, self.dimension)
-        return self._merge_ragged([array], [as_masses(masses, len(array))])[0]
+        whole = Ragged(array, as_masses(masses, len(array)), np.array([len(array)]))
+        merged: Vector = self._merge_ragged(whole)[0]
+        return merged
 
     def merge_many(
         self, sequences: Sequence[MatrixLike], *, masses: Sequence[MassesLike | None] | None = None
@@ -86,18 +89,17 @@ class SequenceMerger(ABC):
         """
         if not len(sequences):
             raise EmptyInputError("sequences is empty; at least one sequence is needed.")
-        return self._merge_ragged(*ragged(sequences, masses, self.dimension))
+        return self._merge_ragged(ragged(sequences, masses, self.dimension))
 
-    def _merge_ragged(self, arrays: list[Matrix], weights: list[Vector]) -> Matrix:
-        merged = np.empty((len(arrays), arrays[0].shape[1]), np.float32)
-        long = {i for i, a in enumerate(arrays) if self.window is not None and len(a) > self.window}
-        short = [i for i in range(len(arrays)) if i not in long]
-        for batch in batches([arrays[i] for i in short], [weights[i] for i in short]):
-            merged[[short[row] for row in batch.rows]] = self._merge_batch(batch)
-        for i in long:
-            rolling = self.rolling()
-            rolling.extend(arrays[i], masses=weights[i])
-            merged[i] = rolling.vector
+    def _merge_ragged(self, sequences: Ragged) -> Matrix:
+        sequences = replace(sequences, vectors=self._leaves(sequences.vectors))
+        merged = np.empty((len(sequences.lengths), sequences.vectors.shape[1]), np.float32)
+        for batch in batches(sequences, self.window):
+            merged[batch.rows] = self._merge_batch(batch)
+        if self.window is not None:
+            for row in np.flatnonzero(sequences.lengths > self.window):
+                part = slice(sequences.starts[row], sequences.starts[row] + sequences.lengths[row])
+                merged[row] = self._merge_long(sequences.vectors[part], sequences.masses[part])
         lengths = np.einsum("bd,bd->b", merged, merged)
         if not (lengths > 0.25).all():
             raise ZeroVectorError(
@@ -105,6 +107,13 @@ class SequenceMerger(ABC):
                 "out. Vectors of one embedding model never do; check where they came from."
             )
         return merged
+
+    def _merge_long(self, leaves: Matrix, masses: Vector) -> Vector:
+        from merger_plugins.tree import RollingMerge
+
+        rolling = RollingMerge(self)
+        rolling._extend_leaves(leaves, masses)
+        return rolling.vector
 
     def contextualize(
         self,
@@ -185,7 +194,7 @@ class SequenceMerger(ABC):
 
     @abstractmethod
     def _merge_batch(self, batch: Batch) -> Matrix:
-        """(b, n, d) padded -> (b, d) unit rows, n at most `window`."""
+        """(b, n, d) padded leaves, as `_leaves` gives them -> (b, d) unit rows; n is at most `window`."""
 
     @abstractmethod
     def _leaves(self, vectors: Matrix) -> Matrix:

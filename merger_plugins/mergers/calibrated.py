@@ -147,8 +147,7 @@ class CalibratedMerger(SequenceMerger):
         counts = batch.mask.sum(axis=1)
         relative = batch.masses * (counts / batch.masses.sum(axis=1))[:, None]
         roots = np.sqrt(relative)
-        rows = np.zeros_like(batch.vectors)
-        rows[batch.mask] = self._leaves(batch.vectors[batch.mask]) * roots[batch.mask][:, None]
+        rows = batch.vectors * roots[..., None]
         return self._out(_solve(rows, roots, ridge(counts)))
 
     def _leaves(self, vectors: Matrix) -> Matrix:

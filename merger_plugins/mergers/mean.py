@@ -60,7 +60,7 @@ class MeanMerger(SequenceMerger):
         return write_onnx_merger(folder, mean_graph(dimension), dimension=dimension, source=self)
 
     def _merge_batch(self, batch: Batch) -> Matrix:
-        return unit(np.einsum("bnd,bn->bd", unit(batch.vectors), batch.masses, optimize=True))
+        return unit(np.einsum("bnd,bn->bd", batch.vectors, batch.masses, optimize=True))
 
     def _leaves(self, vectors: Matrix) -> Matrix:
         return unit(vectors)
