@@ -1,0 +1,19 @@
+"""The command line ``merger-plugins``; one module a command."""
+
+import sys
+
+from merger_plugins._extras import missing
+
+_NEEDED = ("typer", "click", "rich")
+
+
+def main() -> None:
+    """Run the command line; ends the process with 0 (done), 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
+    try:
+        from merger_plugins.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in _NEEDED:
+            raise
+        print(missing(error.name, extra="cli", purpose="The command line"), file=sys.stderr)
+        sys.exit(1)
+    app()
