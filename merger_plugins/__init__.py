@@ -5,6 +5,7 @@
 >>> merger.merge(vectors).shape                 # (n, 384) chunk vectors in reading order -> (384,)
 """
 
+from merger_plugins.embedders import Embedder, MiniLMEmbedder, as_embedder, load_embedder
 from merger_plugins.errors import MergerError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
@@ -20,10 +21,14 @@ __all__ = [
     "CalibratedMerger",
     "CalibrationStatistics",
     "ContextWeights",
+    "Embedder",
     "MeanMerger",
     "MergerError",
+    "MiniLMEmbedder",
     "RollingMerge",
     "SequenceMerger",
+    "as_embedder",
+    "load_embedder",
     "load_merger",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +13,18 @@ from merger_plugins import _state
 from merger_plugins._batching import as_masses, as_matrix, as_vector, unit
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
-from merger_plugins.errors import EmptyInputError, InputError, StateError
+from merger_plugins.errors import EmptyInputError, InputError, StateError, ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger, Strategy
 from merger_plugins.mergers.context import REACH, ContextWeights
 
 ROOT_DRIFT = 0.02
 """Contextual vectors are stale once the root's cosine with the root they were made with is below 1 - this."""
+
+MASS_DRIFT = 1.2
+"""They are stale, too, once the mean mass, on which their shares depend, changed by more than this factor."""
+
+LEAST_MASS, MOST_MASS = 1e-9, 1e15
+"""Masses are added up in float32; beyond these bounds the squares of the sums leave its range."""
 
 
 class Level:
@@ -32,11 +39,10 @@ class Level:
         self._size = len(nodes.masses)
 
     @classmethod
-    def empty(cls, dimension: int) -> Level:
+    def empty(cls, dimension: int, first: int = 0) -> Level:
         """A level without nodes."""
-        return cls(
-            Nodes(np.zeros((0, dimension), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        )
+        nodes = Nodes(np.zeros((0, dimension), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        return cls(nodes, first)
 
     @property
     def stop(self) -> int:
@@ -47,8 +53,11 @@ class Level:
         """Nodes start up to stop; changing the arrays changes the nodes.
 
         Raises:
+            InputError: there are no such nodes.
             StateError: they were dropped.
         """
+        if not 0 <= start <= stop <= self.stop:
+            raise InputError(f"Nodes {start} to {stop} do not exist: this level holds {self.stop}, from 0.")
         if start < self.first:
             raise StateError(
                 f"Node {start} of the tree is gone: this rolling merge keeps only its open nodes (it was "
@@ -62,11 +71,12 @@ class Level:
         added = len(nodes.masses)
         if self._size + added > len(self._nodes.masses):
             capacity = max(2 * self._size, self._size + added, 16)
+            room = capacity - self._size
+            old = self.view(self.first, self.stop)
             self._nodes = Nodes(
-                *(
-                    np.concatenate([old[: self._size], np.zeros((capacity - self._size, *old.shape[1:]), old.dtype)])
-                    for old in (self._nodes.vectors, self._nodes.masses, self._nodes.counts)
-                )
+                np.concatenate([old.vectors, np.zeros((room, old.vectors.shape[1]), np.float32)]),
+                np.concatenate([old.masses, np.zeros(room, np.float32)]),
+                np.concatenate([old.counts, np.zeros(room, np.int64)]),
             )
         part = slice(self._size, self._size + added)
         self._nodes.vectors[part] = nodes.vectors
@@ -77,16 +87,15 @@ class Level:
     def drop(self, before: int) -> None:
         """Forget the nodes before an index."""
         kept = max(before, self.first)
-        nodes = self.view(kept, self.stop)
-        self._nodes = Nodes(nodes.vectors.copy(), nodes.masses.copy(), nodes.counts.copy())
-        self._size, self.first = len(nodes.masses), kept
+        self._nodes = _copy(self.view(kept, self.stop))
+        self._size, self.first = len(self._nodes.masses), kept
 
 
-def frontier(places: int, fanout: int, *, lazy: bool) -> list[tuple[int, int]]:
+def frontier(places: int, fanout: int, *, lazy: int) -> list[tuple[int, int]]:
     """Which nodes cover a sequence: (start, stop) of each level's node indices, lowest level first.
 
-    A level hands its oldest `fanout` nodes up as one as soon as they are complete; a lazy one only once the
-    next `fanout` are complete too, so that it is read at a finer grain. Depends on `places` alone.
+    A level hands its oldest `fanout` nodes up as one as soon as they are complete; a lazy one only once
+    `lazy` times as many more are complete too, so that it is read at a finer grain. Depends on `places` alone.
     """
     ranges = []
     received = places
@@ -110,13 +119,12 @@ class RollingMerge:
         merger: makes the merges.
         strategy: ``"tree"``; ``"flat"`` merges all chunks at every reading, and ``"chain"`` merges the merged
             vector with each next chunk: both for comparison.
-        history: whether to keep all nodes (4 d bytes a chunk and a ninth more). Without it, only what later
-            appends and readings need is kept, and changing or listing older chunks is an error.
+        history: whether to keep all nodes (4 d bytes a chunk and a ninth more, and as much again in reserve
+            for growth). Without it, only what later appends and readings need is kept, and changing or
+            listing older chunks is an error.
     """
 
-    def __init__(
-        self, merger: SequenceMerger, *, strategy: Strategy = "tree", history: bool = True
-    ) -> None:
+    def __init__(self, merger: SequenceMerger, *, strategy: Strategy = "tree", history: bool = True) -> None:
         if strategy not in ("tree", "flat", "chain"):
             raise InputError(f"strategy is {strategy!r}; choose 'tree', 'flat' or 'chain'.")
         self.merger = merger
@@ -125,7 +133,7 @@ class RollingMerge:
         self._levels: list[Level] = []
         self._chain: Nodes | None = None
         self._stale: set[int] = set()
-        self._context_root: Vector | None = None
+        self._renewal: _Renewal | None = None
 
     def __len__(self) -> int:
         """How many chunks it holds; empty places do not count."""
@@ -150,18 +158,29 @@ class RollingMerge:
 
         Raises:
             EmptyInputError: there is no chunk.
+            ZeroVectorError: the chunks cancel out.
         """
         root: Vector = self.merger._out(self._root_direction()[None])[0]
+        if not root.any():
+            raise ZeroVectorError(
+                f"The {len(self)} chunks merge to a vector of length zero: they cancel out. Vectors of one "
+                "embedding model never do; check where they came from."
+            )
         return root
 
     def append(self, vector: VectorLike, *, mass: float = 1.0) -> None:
-        """Add one chunk vector (d,) at the end; raises as `SequenceMerger.merge`."""
+        """Add one chunk vector (d,) at the end; raises as `extend`."""
         self.extend(as_vector(vector, self._dimension)[None], masses=[mass])
 
     def extend(self, vectors: MatrixLike, *, masses: MassesLike | None = None) -> None:
-        """Add chunk vectors (n, d) at the end, in reading order; raises as `SequenceMerger.merge`."""
+        """Add chunk vectors (n, d) at the end, in reading order.
+
+        Raises:
+            InputError: as `SequenceMerger.merge`, or a mass below `LEAST_MASS` or above `MOST_MASS`; nothing
+                was added.
+        """
         array = as_matrix(vectors, self._dimension)
-        mass = as_masses(masses, len(array))
+        mass = _weights(masses, len(array))
         self._extend_leaves(self.merger._leaves(array), mass)
 
     def _extend_leaves(self, directions: Matrix, mass: Vector) -> None:
@@ -170,7 +189,8 @@ class RollingMerge:
             self._levels = [Level.empty(directions.shape[1])]
         start = self.places
         self._levels[0].append(leaves)
-        self._stale.update(range(max(start - REACH, 0), self.places))
+        if self.history:
+            self._stale.update(range(max(start - REACH, 0), self.places))
         if self.strategy == "tree":
             self._grow()
         elif self.strategy == "chain":
@@ -182,7 +202,7 @@ class RollingMerge:
         """Put another chunk vector at a place, which may be empty; its mass stays unless one is given.
 
         Raises:
-            InputError: there is no such place, or an empty one and no mass; or as `SequenceMerger.merge`.
+            InputError: there is no such place, or an empty one and no mass; or as `extend`.
             StateError: the place is no longer kept.
         """
         array = as_vector(vector, self._dimension)
@@ -191,8 +211,9 @@ class RollingMerge:
             if not leaf.counts[0]:
                 raise InputError(f"place {place} is empty, so it has no mass to keep: pass mass=.")
             mass = float(leaf.masses[0])
-        weight = as_masses([mass], 1)
-        self._set(place, Nodes(self.merger._leaves(array[None]) * weight[:, None], weight, np.ones(1, np.int64)))
+        weight = _weights([mass], 1)
+        directions = self.merger._leaves(array[None])
+        self._set(place, Nodes(directions * weight[:, None], weight, np.ones(1, np.int64)))
 
     def remove(self, place: int) -> None:
         """Empty a place; later chunks keep their places.
@@ -204,9 +225,7 @@ class RollingMerge:
         leaf = self._leaf(place)
         if not leaf.counts[0]:
             raise InputError(f"place {place} is empty already.")
-        self._set(
-            place, Nodes(np.zeros_like(leaf.vectors), np.zeros(1, np.float32), np.zeros(1, np.int64))
-        )
+        self._set(place, Nodes(np.zeros_like(leaf.vectors), np.zeros(1, np.float32), np.zeros(1, np.int64)))
 
     def sections(self, level: int = 1) -> Matrix:
         """The section vectors of a level, in reading order.
@@ -217,7 +236,8 @@ class RollingMerge:
 
         Returns:
             (s, d) float32, unit rows; the last section may be shorter. Row i covers the places
-            i * fanout**level onwards. A section whose places are all empty is a row of zeros.
+            i * fanout**level onwards. A section that holds one section of the level below is that section; one
+            whose places are all empty is a row of zeros.
 
         Raises:
             InputError: a negative level.
@@ -226,14 +246,23 @@ class RollingMerge:
         return self.section_range(level, 0)
 
     def section_range(self, level: int, start: int, stop: int | None = None) -> Matrix:
-        """Sections start up to stop (the end for None) of a level, as `sections`."""
+        """Sections start up to stop (the end for None) of a level, as `sections`.
+
+        Raises:
+            InputError: a negative level, or sections that do not exist.
+            StateError: the nodes are no longer kept.
+        """
         if level < 0:
             raise InputError(f"level is {level}; chunks are level 0 and sections begin at 1.")
         last = -(-self.places // self.merger.fanout**level)
-        rows = [self._section(level, index) for index in range(start, last if stop is None else stop)]
-        width = self._levels[0].view(self.places, self.places).vectors.shape[1] if self._levels else 0
-        directions = np.stack(rows) if rows else np.zeros((0, width), np.float32)
-        return self.merger._out(directions) if len(directions) else directions
+        stop = last if stop is None else stop
+        if not 0 <= start <= stop <= last:
+            raise InputError(
+                f"Sections {start} to {stop} of level {level} do not exist: {self.places} places make {last}."
+            )
+        if start == stop:
+            return np.zeros((0, self._dimension or 0), np.float32)
+        return self.merger._out(np.stack([self._section(level, index) for index in range(start, stop)]))
 
     def contextual(self, weights: ContextWeights | None = None) -> Matrix:
         """The contextual chunk vectors of all places, (n, d), unit rows; an empty place is a row of zeros.
@@ -247,33 +276,39 @@ class RollingMerge:
     def refresh_context(self, weights: ContextWeights | None = None) -> tuple[NDArray[np.int64], Matrix]:
         """The contextual chunk vectors that changed enough to matter since the last call.
 
-        A chunk is due when it or a chunk at most two places away was added, replaced or removed, and every
-        chunk is due when the root turned: its cosine with the root of their last renewal fell below
-        1 - `ROOT_DRIFT`. What is left alone stays within a cosine of 0.999 of a fresh one.
+        A chunk is due when it or a chunk at most two places away was added, replaced or removed. Every chunk
+        is due when, since all were last renewed, the root's cosine with itself fell below 1 - `ROOT_DRIFT`,
+        the mean mass changed by a factor of `MASS_DRIFT`, or other weights are asked for.
 
         Returns:
             places: (k,) int64, ascending, empty places left out.
             vectors: (k, d) float32, unit rows.
+
+        Raises:
+            EmptyInputError: there is no chunk.
+            StateError: the chunks are no longer kept.
         """
-        root = unit(self._root_direction()[None])[0]
-        if self._context_root is None or float(root @ self._context_root) < 1 - ROOT_DRIFT:
-            due = range(self.places)
-            self._context_root = root
-        else:
-            due = sorted(self._stale)
-        self._stale = set()
-        spans = _spans(due)
+        now = _Renewal(
+            root=unit(self._root_direction()[None])[0],
+            mean_mass=self.mass / len(self),
+            weights=weights or self.merger.context_weights,
+        )
+        everything = self._renewal is None or self._renewal.outdated(now)
+        spans = [(0, self.places)] if everything else _spans(sorted(self._stale))
         places = np.concatenate([np.arange(*span) for span in spans]) if spans else np.zeros(0, np.int64)
         parts = [self._contextual(start, stop, weights) for start, stop in spans]
-        vectors = np.concatenate(parts) if parts else np.zeros((0, len(root)), np.float32)
+        vectors = np.concatenate(parts) if parts else np.zeros((0, len(now.root)), np.float32)
         full = np.einsum("nd,nd->n", vectors, vectors) > 0
+        self._stale.clear()
+        if everything:
+            self._renewal = now
         return places[full], vectors[full]
 
     @property
     def state(self) -> bytes:
         """What later appends and readings need, without the history: resume with `merger.rolling(state)`.
 
-        A few dozen nodes at most, whatever the length; with the strategy ``"flat"``, all chunks.
+        Fewer than two times `fanout` nodes a level; with the strategy ``"flat"``, all chunks.
         """
         levels = [
             (start, self._chain or level.view(start, stop))
@@ -288,9 +323,7 @@ class RollingMerge:
         )
 
     @classmethod
-    def from_state(
-        cls, merger: SequenceMerger, state: bytes, *, strategy: Strategy = "tree"
-    ) -> RollingMerge:
+    def from_state(cls, merger: SequenceMerger, state: bytes, *, strategy: Strategy = "tree") -> RollingMerge:
         """Resume from `state`, without the history.
 
         Raises:
@@ -320,30 +353,39 @@ class RollingMerge:
             StateError: these nodes do not cover that many places.
         """
         rolling = cls(merger, strategy=strategy, history=strategy == "flat")
-        rolling._levels = [Level(nodes, first) for first, nodes in levels]
-        ranges = rolling._ranges_for(places)
-        if places < 1 or [(level.first, level.stop) for level in rolling._levels] != ranges:
+        rolling._levels = [Level(_copy(nodes), first) for first, nodes in levels]
+        ranges = rolling._ranges_for(places) if places > 0 else []
+        if [(level.first, level.stop) for level in rolling._levels] != ranges:
             raise StateError(
                 f"The nodes cover {[(level.first, level.stop) for level in rolling._levels]} level by level; "
                 f"{places} places need {ranges}. Build it again from the stored vectors."
             )
-        if strategy == "chain":
-            rolling._chain = levels[0][1]
-        elif strategy == "tree":
+        if strategy == "chain" and places:
+            rolling._chain = rolling._levels[0].view(places - 1, places)
+            rolling._levels = [Level.empty(rolling._chain.vectors.shape[1], first=places)]
+        elif strategy == "tree" and places:
             rolling._grow()
         return rolling
 
     def nodes(self, level: int, start: int, stop: int) -> Nodes:
-        """Copies of complete nodes of a level, to be stored; raises `StateError` where they are gone."""
-        nodes = self._levels[level].view(start, stop)
-        return Nodes(nodes.vectors.copy(), nodes.masses.copy(), nodes.counts.copy())
+        """Copies of complete nodes of a level, to be stored.
+
+        Raises:
+            InputError: there are no such nodes.
+            StateError: they are no longer kept.
+        """
+        if not 0 <= level < len(self._levels):
+            raise InputError(
+                f"Level {level} has no complete nodes; there are {len(self._levels)} levels, from 0."
+            )
+        return _copy(self._levels[level].view(start, stop))
 
     # -- inside ----------------------------------------------------------------------------------------
 
     @property
     def _dimension(self) -> int | None:
         if self._levels:
-            return self._levels[0].view(self.places, self.places).vectors.shape[1]
+            return int(self._levels[0].view(self.places, self.places).vectors.shape[1])
         return self.merger.dimension
 
     def _ranges_for(self, places: int) -> list[tuple[int, int]]:
@@ -390,16 +432,15 @@ class RollingMerge:
             nodes.masses.reshape(groups, -1),
             nodes.counts.reshape(groups, -1),
         )
-        return Nodes(
-            self.merger._join(grouped), grouped.masses.sum(axis=1), grouped.counts.sum(axis=1)
-        )
+        return Nodes(self.merger._join(grouped), grouped.masses.sum(axis=1), grouped.counts.sum(axis=1))
 
     def _advance(self, leaves: Nodes) -> None:
         for index in range(len(leaves.masses)):
-            following = Nodes(*(a[index : index + 1] for a in (leaves.vectors, leaves.masses, leaves.counts)))
+            one = slice(index, index + 1)
+            following = _copy(Nodes(leaves.vectors[one], leaves.masses[one], leaves.counts[one]))
             if not following.counts[0]:
                 continue
-            if self._chain is None:
+            if self._chain is None or not self._chain.counts[0]:
                 self._chain = following
                 continue
             pair = Nodes(
@@ -441,9 +482,13 @@ class RollingMerge:
                 index //= fanout
                 if index >= self._levels[level + 1].stop or index < self._levels[level + 1].first:
                     break
-                put(level + 1, index, self._joined(self._levels[level].view(index * fanout, (index + 1) * fanout), 1))
+                children = self._levels[level].view(index * fanout, (index + 1) * fanout)
+                put(level + 1, index, self._joined(children, 1))
 
     def _section(self, level: int, index: int) -> Vector:
+        fanout = self.merger.fanout
+        while level > 1 and self.places - index * fanout**level <= fanout ** (level - 1):
+            level, index = level - 1, index * fanout
         nodes = self._children(level, index)
         if not nodes.counts.any():
             return np.zeros(nodes.vectors.shape[1], np.float32)
@@ -481,6 +526,35 @@ class RollingMerge:
         vectors = self.merger._contextual(unit(leaves.vectors), self._root_direction(), relative, weights)
         vectors[leaves.counts == 0] = 0
         return vectors[start - low : stop - low]
+
+
+@dataclass(frozen=True)
+class _Renewal:
+    """What the contextual vectors were made with when all of them were made at once."""
+
+    root: Vector
+    mean_mass: float
+    weights: ContextWeights
+
+    def outdated(self, now: _Renewal) -> bool:
+        change = now.mean_mass / self.mean_mass
+        turned = float(now.root @ self.root) < 1 - ROOT_DRIFT
+        return turned or max(change, 1 / change) > MASS_DRIFT or now.weights != self.weights
+
+
+def _copy(nodes: Nodes) -> Nodes:
+    return Nodes(nodes.vectors.copy(), nodes.masses.copy(), nodes.counts.copy())
+
+
+def _weights(masses: MassesLike | None, count: int) -> Vector:
+    checked = as_masses(masses, count)
+    outside = checked[(checked < LEAST_MASS) | (checked > MOST_MASS)]
+    if len(outside):
+        raise InputError(
+            f"masses hold {outside[0]:g}; a rolling merge takes {LEAST_MASS:g} to {MOST_MASS:g}. A mass is a "
+            "number of tokens."
+        )
+    return checked
 
 
 def _spans(places: Sequence[int]) -> list[tuple[int, int]]:

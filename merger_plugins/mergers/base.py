@@ -47,7 +47,7 @@ class SequenceMerger(ABC):
     fingerprint: str
     context_weights: ContextWeights = ContextWeights()
 
-    _lazy_carry: ClassVar[bool] = False
+    _lazy_carry: ClassVar[int] = 0
 
     @property
     def fanout(self) -> int:

@@ -56,7 +56,7 @@ class CalibratedMerger(SequenceMerger):
 
     kind: ClassVar[str] = "calibrated"
     context_weights = ContextWeights(near=0.1, root=0.1)
-    _lazy_carry = True
+    _lazy_carry = 2
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class CalibratedMerger(SequenceMerger):
         embedder: str | None = None,
     ) -> None:
         known = {
-            len(background.mean) if background else None,
+            len(background.second_moment) if background else None,
             statistics.dimension if statistics else None,
             dimension,
         } - {None}

@@ -167,25 +167,21 @@ class Background:
     """What is known of an embedding model's chunk vectors before any collection was seen.
 
     Attributes:
-        mean: (d,) float64.
-        covariance: (d, d) float64.
-        informed: False where nothing is known: mean zero and a scaled identity.
+        second_moment: (d, d) float64, the mean outer product of unit chunk vectors of many subjects.
+        informed: False where nothing is known: a scaled identity.
     """
 
-    mean: Float64
-    covariance: Float64
+    second_moment: Float64
     informed: bool = True
 
     @classmethod
     def ignorant(cls, dimension: int) -> Self:
         """The background of an embedding model of which nothing is known."""
-        return cls(np.zeros(dimension), np.eye(dimension) / dimension, informed=False)
+        return cls(np.eye(dimension) / dimension, informed=False)
 
     def to_bytes(self) -> bytes:
         """The background as a safetensors file, in float32."""
-        return dump_tensors(
-            {"mean": self.mean.astype(np.float32), "covariance": self.covariance.astype(np.float32)}
-        )
+        return dump_tensors({"second_moment": self.second_moment.astype(np.float32)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -195,17 +191,16 @@ class Background:
             ArtefactError: it is damaged.
         """
         tensors = load_tensors(data)
-        try:
-            return cls(tensors["mean"].astype(np.float64), tensors["covariance"].astype(np.float64))
-        except KeyError as error:
-            raise ArtefactError(f"This is no background covariance: {error} is missing.") from error
+        if set(tensors) != {"second_moment"} or tensors["second_moment"].ndim != 2:
+            raise ArtefactError(f"This is no background: it holds {sorted(tensors)}, not a second moment.")
+        return cls(tensors["second_moment"].astype(np.float64))
 
 
 BACKGROUND_WORTH = 400
 """As many vectors as the background counts for when it is mixed with a collection's covariance."""
 
-MEAN_WORTH = 50
-"""The same for the mean."""
+MEAN_WORTH = 3_000
+"""As many vectors as a mean of zero counts for: half-way centring, balanced in the covariance, ranks best."""
 
 POWER_LEAST, POWER_GAIN, POWER_HALF = 0.2, 0.3, 1_000
 """P is the covariance to the power -p; p grows from 0.2 to 0.5 with the vectors, half of it at 1,000."""
@@ -229,22 +224,26 @@ class Calibration:
 
     @classmethod
     def shrunk(cls, statistics: CalibrationStatistics | None, background: Background) -> Self:
-        """The calibration of a collection.
+        """The calibration of a collection of n vectors.
 
-        The covariance is S = (1 - w) C + w B with w = 400 / (400 + n), B the background's covariance, or an
-        identity of C's trace where the model is unknown (linear shrinkage, Ledoit and Wolf 2004), and
+        The mean is shrunk towards zero, m = n / (n + 3000) times the collection's, and the covariance is
+        taken about m, so that what m leaves of the mean is evened out like any other direction. It is
+        S = (1 - w) C + w B with w = 400 / (400 + n), B the background's second moment, or an identity of
+        C's trace where the model is unknown (linear shrinkage, Ledoit and Wolf 2004), and
         P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.5, whitening, for a large collection
         and nears 0.2 for a small one: directions that few vectors estimated are trusted less.
         """
         count = statistics.vectors if statistics else 0
-        mean, covariance = background.mean, background.covariance
+        mean = np.zeros(len(background.second_moment))
+        covariance = background.second_moment
         if statistics:
-            own = statistics.covariance
+            mean = statistics.mean * count / (count + MEAN_WORTH)
+            offset = statistics.mean - mean
+            own = statistics.covariance + np.outer(offset, offset)
             if not background.informed:
-                covariance = covariance * max(float(np.trace(own)), np.finfo(np.float32).tiny)
+                covariance = covariance * float(np.trace(own))
             weight = BACKGROUND_WORTH / (BACKGROUND_WORTH + count)
             covariance = (1 - weight) * own + weight * covariance
-            mean = (count * statistics.mean + MEAN_WORTH * background.mean) / (count + MEAN_WORTH)
         values, vectors = np.linalg.eigh(covariance)
         power = POWER_LEAST + POWER_GAIN * count / (count + POWER_HALF)
         scales = (np.maximum(values, 0) + _RIDGE * values[-1]) ** -power
