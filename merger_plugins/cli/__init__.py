@@ -8,7 +8,7 @@ _NEEDED = ("typer", "click", "rich")
 
 
 def main() -> None:
-    """Run the command line; ends the process with 0 (done), 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
+    """Run the command line; exits with 0 (done), 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
     try:
         from merger_plugins.cli.app import app
     except ModuleNotFoundError as error:

@@ -76,7 +76,7 @@ class Found:
 
 
 def find_sources(paths: Iterable[Path]) -> Found:
-    """The readable files under these paths; folders are walked, what is hidden and linked folders are left out.
+    """The readable files under these paths; hidden files, and folders that are links, are left out.
 
     Args:
         paths: files and folders. A file's id is its path inside the folder that was named, or its name.
@@ -101,8 +101,8 @@ def find_sources(paths: Iterable[Path]) -> Found:
             other = by_id.setdefault(name, source)
             if other is not source and other.path.resolve() != path.resolve():
                 found.errors.append(
-                    f"{path}: {other.path} has the same id, {name!r}. Ingest the folder that holds both, so that "
-                    "their ids differ."
+                    f"{path}: {other.path} has the same id, {name!r}. Ingest the folder that holds both, so "
+                    "that their ids differ."
                 )
     found.sources.extend(by_id[name] for name in sorted(by_id))
     return found
@@ -236,9 +236,9 @@ def _inline(tokens: Sequence[Any]) -> str:
 
 
 _UNSEEN = ("script", "style", "template", "noscript", "head", "svg")
-_BLOCKS = frozenset(
-    "address article aside blockquote body dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 "
-    "h4 h5 h6 header hr li main nav ol p pre section summary table title tr ul".split()
+_BLOCKS = re.compile(
+    "address|article|aside|blockquote|body|d[dlt]|details|div|fieldset|figcaption|figure|footer|form|h[1-6]|"
+    "header|hr|li|main|nav|ol|p|pre|section|summary|table|tr|ul"
 )
 
 
@@ -262,7 +262,7 @@ def _text_of_html(markup: str | bytes) -> str:
     for element in soup.find_all(True):
         if element.name == "br":
             element.replace_with("\n")
-        elif element.name in _BLOCKS:
+        elif _BLOCKS.fullmatch(element.name):
             element.insert_before("\n\n")
             element.insert_after("\n\n")
         elif element.name in ("td", "th") and element.find_next_sibling(("td", "th")):
@@ -279,9 +279,9 @@ def _pdf(path: Path, data: bytes) -> str:
         if reader.is_encrypted and not reader.decrypt(""):
             raise DocumentError(f"{path}: the PDF is locked by a password. Save it without one.")
         pages = [page.extract_text() for page in reader.pages]
-    except (DocumentError, KeyboardInterrupt):
+    except DocumentError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged PDF makes the parser fail in any way there is
+    except Exception as error:  # a damaged PDF makes the parser fail in any way there is
         raise DocumentError(
             f"{path}: the PDF is damaged ({error or type(error).__name__}). Open it in a viewer and save it "
             "again, or export it as text."
