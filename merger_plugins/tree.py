@@ -3,99 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins import _state
 from merger_plugins._batching import as_masses, as_matrix, as_vector, unit
-from merger_plugins._nodes import Nodes
+from merger_plugins._nodes import Level, Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.errors import EmptyInputError, InputError, StateError, ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger, Strategy
-from merger_plugins.mergers.context import REACH, ContextWeights
-
-ROOT_DRIFT = 0.02
-"""Contextual vectors are stale once the root's cosine with the root they were made with is below 1 - this."""
-
-MASS_DRIFT = 1.2
-"""They are stale, too, once the mean mass, on which their shares depend, changed by more than this factor."""
+from merger_plugins.mergers.context import REACH, ContextWeights, Renewal
 
 LEAST_MASS, MOST_MASS = 1e-9, 1e15
 """Masses are added up in float32; beyond these bounds the squares of the sums leave its range."""
-
-
-class Level:
-    """The nodes of one level, growing at the end; the oldest may be dropped.
-
-    Node i of level l covers the places i * fanout**l up to (i + 1) * fanout**l.
-    """
-
-    def __init__(self, nodes: Nodes, first: int = 0) -> None:
-        self.first = first
-        self._nodes = nodes
-        self._size = len(nodes.masses)
-
-    @classmethod
-    def empty(cls, dimension: int, first: int = 0) -> Level:
-        """A level without nodes."""
-        nodes = Nodes(np.zeros((0, dimension), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return cls(nodes, first)
-
-    @property
-    def stop(self) -> int:
-        """The index after the newest node."""
-        return self.first + self._size
-
-    def view(self, start: int, stop: int) -> Nodes:
-        """Nodes start up to stop; changing the arrays changes the nodes.
-
-        Raises:
-            InputError: there are no such nodes.
-            StateError: they were dropped.
-        """
-        if not 0 <= start <= stop <= self.stop:
-            raise InputError(f"Nodes {start} to {stop} do not exist: this level holds {self.stop}, from 0.")
-        if start < self.first:
-            raise StateError(
-                f"Node {start} of the tree is gone: this rolling merge keeps only its open nodes (it was "
-                "resumed from a state, or made with history=False). Build it again from the stored vectors."
-            )
-        part = slice(start - self.first, stop - self.first)
-        return Nodes(self._nodes.vectors[part], self._nodes.masses[part], self._nodes.counts[part])
-
-    def append(self, nodes: Nodes) -> None:
-        """Add nodes at the end."""
-        added = len(nodes.masses)
-        if self._size + added > len(self._nodes.masses):
-            capacity = max(2 * self._size, self._size + added, 16)
-            room = capacity - self._size
-            old = self.view(self.first, self.stop)
-            self._nodes = Nodes(
-                np.concatenate([old.vectors, np.zeros((room, old.vectors.shape[1]), np.float32)]),
-                np.concatenate([old.masses, np.zeros(room, np.float32)]),
-                np.concatenate([old.counts, np.zeros(room, np.int64)]),
-            )
-        part = slice(self._size, self._size + added)
-        self._nodes.vectors[part] = nodes.vectors
-        self._nodes.masses[part] = nodes.masses
-        self._nodes.counts[part] = nodes.counts
-        self._size += added
-
-    def drop(self, before: int) -> None:
-        """Forget the nodes before an index."""
-        kept = max(before, self.first)
-        self._nodes = _copy(self.view(kept, self.stop))
-        self._size, self.first = len(self._nodes.masses), kept
 
 
 def frontier(places: int, fanout: int, *, lazy: int) -> list[tuple[int, int]]:
     """Which nodes cover a sequence: (start, stop) of each level's node indices, lowest level first.
 
     A level hands its oldest `fanout` nodes up as one as soon as they are complete; a lazy one only once
-    `lazy` times as many more are complete too, so that it is read at a finer grain. Depends on `places` alone.
+    `lazy` times as many more are complete too, so that it is read at a finer grain. Depends on `places`
+    alone.
     """
     ranges = []
     received = places
@@ -133,7 +62,7 @@ class RollingMerge:
         self._levels: list[Level] = []
         self._chain: Nodes | None = None
         self._stale: set[int] = set()
-        self._renewal: _Renewal | None = None
+        self._renewal: Renewal | None = None
 
     def __len__(self) -> int:
         """How many chunks it holds; empty places do not count."""
@@ -189,8 +118,7 @@ class RollingMerge:
             self._levels = [Level.empty(directions.shape[1])]
         start = self.places
         self._levels[0].append(leaves)
-        if self.history:
-            self._stale.update(range(max(start - REACH, 0), self.places))
+        self._stale.update(range(max(start - REACH, 0), self.places))
         if self.strategy == "tree":
             self._grow()
         elif self.strategy == "chain":
@@ -236,8 +164,8 @@ class RollingMerge:
 
         Returns:
             (s, d) float32, unit rows; the last section may be shorter. Row i covers the places
-            i * fanout**level onwards. A section that holds one section of the level below is that section; one
-            whose places are all empty is a row of zeros.
+            i * fanout**level onwards. A section that holds one section of the level below is that
+            section; one whose places are all empty is a row of zeros.
 
         Raises:
             InputError: a negative level.
@@ -277,8 +205,8 @@ class RollingMerge:
         """The contextual chunk vectors that changed enough to matter since the last call.
 
         A chunk is due when it or a chunk at most two places away was added, replaced or removed. Every chunk
-        is due when, since all were last renewed, the root's cosine with itself fell below 1 - `ROOT_DRIFT`,
-        the mean mass changed by a factor of `MASS_DRIFT`, or other weights are asked for.
+        is due when, against the last time that every chunk was, the root's cosine is below 1 - `ROOT_DRIFT`,
+        the mean mass has changed by a factor of `MASS_DRIFT`, or the weights are others.
 
         Returns:
             places: (k,) int64, ascending, empty places left out.
@@ -288,7 +216,7 @@ class RollingMerge:
             EmptyInputError: there is no chunk.
             StateError: the chunks are no longer kept.
         """
-        now = _Renewal(
+        now = Renewal(
             root=unit(self._root_direction()[None])[0],
             mean_mass=self.mass / len(self),
             weights=weights or self.merger.context_weights,
@@ -308,7 +236,7 @@ class RollingMerge:
     def state(self) -> bytes:
         """What later appends and readings need, without the history: resume with `merger.rolling(state)`.
 
-        Fewer than two times `fanout` nodes a level; with the strategy ``"flat"``, all chunks.
+        At most three times `fanout` nodes a level; with the strategy ``"flat"``, all chunks.
         """
         levels = [
             (start, self._chain or level.view(start, stop))
@@ -353,7 +281,7 @@ class RollingMerge:
             StateError: these nodes do not cover that many places.
         """
         rolling = cls(merger, strategy=strategy, history=strategy == "flat")
-        rolling._levels = [Level(_copy(nodes), first) for first, nodes in levels]
+        rolling._levels = [Level(nodes.copy(), first) for first, nodes in levels]
         ranges = rolling._ranges_for(places) if places > 0 else []
         if [(level.first, level.stop) for level in rolling._levels] != ranges:
             raise StateError(
@@ -375,10 +303,8 @@ class RollingMerge:
             StateError: they are no longer kept.
         """
         if not 0 <= level < len(self._levels):
-            raise InputError(
-                f"Level {level} has no complete nodes; there are {len(self._levels)} levels, from 0."
-            )
-        return _copy(self._levels[level].view(start, stop))
+            raise InputError(f"level is {level}; complete nodes are in {len(self._levels)} levels, from 0.")
+        return self._levels[level].view(start, stop).copy()
 
     # -- inside ----------------------------------------------------------------------------------------
 
@@ -437,7 +363,7 @@ class RollingMerge:
     def _advance(self, leaves: Nodes) -> None:
         for index in range(len(leaves.masses)):
             one = slice(index, index + 1)
-            following = _copy(Nodes(leaves.vectors[one], leaves.masses[one], leaves.counts[one]))
+            following = Nodes(leaves.vectors[one], leaves.masses[one], leaves.counts[one]).copy()
             if not following.counts[0]:
                 continue
             if self._chain is None or not self._chain.counts[0]:
@@ -458,6 +384,10 @@ class RollingMerge:
     def _trim(self) -> None:
         for level, (start, _) in zip(self._levels, self._ranges(), strict=False):
             level.drop(start)
+        gone = [place for place in self._stale if place < self._levels[0].first]
+        if gone:  # one of them is enough for `refresh_context` to say that it cannot
+            self._stale.difference_update(gone)
+            self._stale.add(self._levels[0].first - 1)
 
     def _leaf(self, place: int) -> Nodes:
         if not 0 <= place < self.places:
@@ -526,24 +456,6 @@ class RollingMerge:
         vectors = self.merger._contextual(unit(leaves.vectors), self._root_direction(), relative, weights)
         vectors[leaves.counts == 0] = 0
         return vectors[start - low : stop - low]
-
-
-@dataclass(frozen=True)
-class _Renewal:
-    """What the contextual vectors were made with when all of them were made at once."""
-
-    root: Vector
-    mean_mass: float
-    weights: ContextWeights
-
-    def outdated(self, now: _Renewal) -> bool:
-        change = now.mean_mass / self.mean_mass
-        turned = float(now.root @ self.root) < 1 - ROOT_DRIFT
-        return turned or max(change, 1 / change) > MASS_DRIFT or now.weights != self.weights
-
-
-def _copy(nodes: Nodes) -> Nodes:
-    return Nodes(nodes.vectors.copy(), nodes.masses.copy(), nodes.counts.copy())
 
 
 def _weights(masses: MassesLike | None, count: int) -> Vector:
