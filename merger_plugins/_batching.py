@@ -30,14 +30,8 @@ def as_matrix(vectors: MatrixLike, dimension: int | None = None, *, what: str = 
         NonFiniteError: NaN or infinity.
         ZeroVectorError: a row of length zero.
     """
-    try:
-        array = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DimensionError(
-            f"{what} must be an (n, d) array of numbers, with rows of one length; "
-            f"a {type(vectors).__name__} arrived that numpy cannot read as one ({error})."
-        ) from error
-    if array.ndim == 2 and array.size == 0 or array.ndim == 1 and array.size == 0:
+    array = as_floats(vectors, f"{what} must be an (n, d) array of numbers, with rows of one length")
+    if array.ndim in (1, 2) and array.size == 0:
         raise EmptyInputError(f"{what} is empty (shape {array.shape}); at least one vector is needed.")
     if array.ndim != 2:
         hint = " For one vector pass vectors[None, :]." if array.ndim == 1 else ""
@@ -51,6 +45,18 @@ def as_matrix(vectors: MatrixLike, dimension: int | None = None, *, what: str = 
     return array
 
 
+def as_floats(values: object, expected: str) -> NDArray[np.float32]:
+    """Numbers as a float32 array; `expected` begins the message of the `DimensionError` for anything else."""
+    try:
+        with np.errstate(over="ignore"):  # what overflows becomes infinity, which is refused by name
+            array: NDArray[np.float32] = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DimensionError(
+            f"{expected}; a {type(values).__name__} arrived that numpy cannot read as one ({error})."
+        ) from error
+    return array
+
+
 def _check_rows(array: Matrix, name: Callable[[int], str]) -> None:
     squared = np.einsum("nd,nd->n", array, array)
     if squared.min() > _SMALLEST and squared.max() < np.inf:
@@ -58,7 +64,7 @@ def _check_rows(array: Matrix, name: Callable[[int], str]) -> None:
     finite = np.isfinite(array).all(axis=1) & np.isfinite(squared)
     if not finite.all():
         raise NonFiniteError(
-            f"{name(int(np.argmin(finite)))} holds NaN, infinity or a number too large for float32. "
+            f"{name(int(np.argmin(finite)))} holds NaN, infinity or a number too large to square in float32. "
             "Embed that text again, or leave it out."
         )
     raise ZeroVectorError(
@@ -69,23 +75,24 @@ def _check_rows(array: Matrix, name: Callable[[int], str]) -> None:
 
 def as_vector(vector: VectorLike, dimension: int | None = None, *, what: str = "vector") -> Vector:
     """Check one vector and return it as (d,) float32; raises as `as_matrix`."""
-    array = np.asarray(vector)
+    array = as_floats(vector, f"{what} must be a (d,) array of numbers")
     if array.ndim != 1:
         raise DimensionError(f"{what} must have shape (d,); an array of shape {array.shape} arrived.")
-    return as_matrix(array[None, :], dimension, what=what)[0]
+    row: Vector = as_matrix(array[None, :], dimension, what=what)[0]
+    return row
 
 
 def as_masses(masses: MassesLike | None, count: int) -> Vector:
     """Check the masses of `count` vectors and return them as (count,) float32; all 1 for None.
 
     Raises:
-        DimensionError: another number of masses than of vectors.
+        DimensionError: no numbers, or another number of masses than of vectors.
         NonFiniteError: NaN or infinity.
         InputError: a mass of zero or below.
     """
     if masses is None:
         return np.ones(count, np.float32)
-    array = np.asarray(masses, dtype=np.float32)
+    array = as_floats(masses, f"masses must be an array of {count} numbers, one a vector")
     if array.shape != (count,):
         raise DimensionError(f"masses must have shape ({count},), one a vector; {array.shape} arrived.")
     if not np.isfinite(array).all():
@@ -142,11 +149,9 @@ def ragged(
         raise DimensionError(f"masses for {len(masses)} sequences arrived with {len(sequences)} sequences.")
     arrays = []
     for index, sequence in enumerate(sequences):
-        array = sequence
-        if not (isinstance(array, np.ndarray) and array.dtype == np.float32 and array.ndim == 2 and array.size):
-            array = as_matrix(sequence, dimension, what=f"sequences[{index}]")
-        if dimension is not None and array.shape[1] != dimension:
-            as_matrix(array, dimension, what=f"sequences[{index}]")
+        array = as_floats(sequence, f"sequences[{index}] must be an (n, d) array of numbers")
+        if array.ndim != 2 or array.size == 0 or array.shape[1] != (dimension or array.shape[1]):
+            as_matrix(array, dimension, what=f"sequences[{index}]")  # says what is wrong with it
         dimension = array.shape[1]
         arrays.append(array)
     lengths = np.array([len(array) for array in arrays], np.intp)
@@ -197,8 +202,8 @@ def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
         order = order[lengths[order] <= longest]
     start = 0
     while start < len(order):
-        shortest = lengths[order[start]]
-        stop = start + int(np.searchsorted(lengths[order[start:]], shortest + shortest // 4 + 2, side="right"))
+        most = lengths[order[start]] * 5 // 4 + 2
+        stop = start + int(np.searchsorted(lengths[order[start:]], most, side="right"))
         room = np.flatnonzero(lengths[order[start:stop]] * np.arange(1, stop - start + 1) > ITEMS_PER_BATCH)
         if len(room):
             stop = start + max(int(room[0]), 1)

@@ -29,6 +29,6 @@ def require(module: str, *, extra: str, purpose: str, package: str | None = None
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and not module.startswith(error.name):
+        if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
             raise  # installed, but broken inside: that is not ours to reword
         raise missing(package or module.partition(".")[0], extra=extra, purpose=purpose) from error

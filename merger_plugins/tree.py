@@ -15,7 +15,7 @@ from merger_plugins.errors import EmptyInputError, InputError, StateError, ZeroV
 from merger_plugins.mergers.base import SequenceMerger, Strategy
 from merger_plugins.mergers.context import REACH, ContextWeights, Renewal
 
-LEAST_MASS, MOST_MASS = 1e-9, 1e15
+LEAST_MASS, MOST_MASS = 1e-15, 1e15
 """Masses are added up in float32; beyond these bounds the squares of the sums leave its range."""
 
 

@@ -92,7 +92,13 @@ class SequenceMerger(ABC):
         return self._merge_ragged(ragged(sequences, masses, self.dimension))
 
     def _merge_ragged(self, sequences: Ragged) -> Matrix:
-        sequences = replace(sequences, vectors=self._leaves(sequences.vectors))
+        # Only proportions of masses matter: with 1 as the largest, no sum leaves the range of float32.
+        largest = np.maximum.reduceat(sequences.masses, sequences.starts)
+        sequences = replace(
+            sequences,
+            vectors=self._leaves(sequences.vectors),
+            masses=sequences.masses / np.repeat(largest, sequences.lengths),
+        )
         merged = np.empty((len(sequences.lengths), sequences.vectors.shape[1]), np.float32)
         for batch in batches(sequences, self.window):
             merged[batch.rows] = self._merge_batch(batch)
@@ -159,7 +165,7 @@ class SequenceMerger(ABC):
         return RollingMerge.from_state(self, state, strategy=strategy)
 
     def calibrated(self, sample: MatrixLike | Iterable[MatrixLike]) -> SequenceMerger:
-        """A merger of the same family that uses the statistics of one collection's chunk vectors.
+        """A `CalibratedMerger` that uses the statistics of one collection's chunk vectors.
 
         Args:
             sample: stored chunk vectors: (n, d), or better an iterable of sequences (n_i, d), one a document.
@@ -172,8 +178,9 @@ class SequenceMerger(ABC):
             InputError: as `merge`.
         """
         from merger_plugins.mergers.calibrated import CalibratedMerger
+        from merger_plugins.mergers.calibration import CalibrationStatistics
 
-        return CalibratedMerger(dimension=self.dimension).calibrated(sample)
+        return CalibratedMerger(statistics=CalibrationStatistics.of(sample, self.dimension))
 
     @abstractmethod
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -45,13 +45,14 @@ class CalibratedMerger(SequenceMerger):
 
     Args:
         background: what is known of the embedding model beforehand; None for an unknown one.
-        statistics: of the collection's chunk vectors; None before any were seen.
+        statistics: of the collection's chunk vectors; None before any were seen. A copy is kept: adding to
+            them later does not change the merger.
         dimension: d, where neither of the two tells it.
         embedder: name of the embedding model, for people to read.
 
     Raises:
         DimensionError: background and statistics of different dimensions.
-        InputError: nothing tells the dimension.
+        InputError: nothing tells the dimension, or it is below 1.
     """
 
     kind: ClassVar[str] = "calibrated"
@@ -76,15 +77,18 @@ class CalibratedMerger(SequenceMerger):
                 f"background, statistics and dimension disagree: {sorted(d for d in known if d)}. They must "
                 "belong to one embedding model."
             )
-        if not known:
-            raise InputError("CalibratedMerger needs a background, statistics or a dimension.")
-        self.dimension = known.pop()
-        assert self.dimension is not None
+        self.dimension = known.pop() if known else None
+        if not self.dimension or self.dimension < 1:
+            raise InputError(
+                f"The dimension is {self.dimension}; pass a background, statistics or a dimension above 0."
+            )
         self.window = None
         self.embedder = embedder
-        self.background = background
-        self.statistics = statistics
-        self.calibration = Calibration.shrunk(statistics, background or Background.ignorant(self.dimension))
+        self.background = background if background and background.informed else None
+        self.statistics = statistics.copy() if statistics and statistics.vectors else None
+        self.calibration = Calibration.shrunk(
+            self.statistics, self.background or Background.ignorant(self.dimension)
+        )
         self._mean = self.calibration.mean.astype(np.float32)
         self._whitening = self.calibration.whitening.astype(np.float32)
         self.fingerprint = fingerprint_of(*self._contents())
@@ -93,7 +97,9 @@ class CalibratedMerger(SequenceMerger):
         seen = self.statistics.vectors if self.statistics else 0
         return f"CalibratedMerger(dimension={self.dimension}, calibrated on {seen} vectors)"
 
-    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics) -> CalibratedMerger:
+    def calibrated(
+        self, sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics
+    ) -> CalibratedMerger:
         """A merger with the statistics of this sample in place of those it had; see the base class.
 
         Args:
@@ -144,14 +150,15 @@ class CalibratedMerger(SequenceMerger):
         return config, files
 
     def _merge_batch(self, batch: Batch) -> Matrix:
-        counts = batch.mask.sum(axis=1)
+        counts = batch.mask.sum(axis=1, dtype=np.float32)
         relative = batch.masses * (counts / batch.masses.sum(axis=1))[:, None]
         roots = np.sqrt(relative)
         rows = batch.vectors * roots[..., None]
         return self._out(_solve(rows, roots, ridge(counts)))
 
     def _leaves(self, vectors: Matrix) -> Matrix:
-        return unit((unit(vectors) - self._mean) @ self._whitening)
+        centred: Matrix = unit(vectors) - self._mean
+        return unit(centred @ self._whitening)
 
     def _join(self, nodes: Nodes) -> Matrix:
         joined: Matrix = nodes.vectors.sum(axis=1)
@@ -170,7 +177,8 @@ class CalibratedMerger(SequenceMerger):
         scatter = max(count - float(np.einsum("nd,nd->", rows, rows)), 0.0) / rows.shape[1]
         # Averaging regularises by itself: the coarser the nodes, the smaller λ, down to half of it.
         lam = ridge(np.array([count])) * np.float32((1 + len(rows) / count) / 2) + np.float32(scatter)
-        return _solve(rows[None], roots[None], lam)[0]
+        solution: Vector = _solve(rows[None], roots[None], lam)[0]
+        return solution
 
     def _out(self, directions: Matrix) -> Matrix:
         return unit(directions @ self._whitening)
@@ -190,14 +198,12 @@ def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray
     Returns:
         (b, d).
     """
-    b, n, d = rows.shape
-    identity = np.eye(min(n, d), dtype=np.float32)
-    if n <= d:
-        gram = rows @ rows.transpose(0, 2, 1) + lam[:, None, None] * identity
-        weights = np.linalg.solve(gram, targets[..., None])
-        solution: Matrix = (rows.transpose(0, 2, 1) @ weights)[..., 0]
-        return solution
+    _, n, d = rows.shape
     transposed = rows.transpose(0, 2, 1)
-    gram = transposed @ rows + lam[:, None, None] * identity
-    solution = np.linalg.solve(gram, transposed @ targets[..., None])[..., 0]
-    return solution
+    ridge_of = lam[:, None, None] * np.eye(min(n, d), dtype=np.float32)
+    solution: Matrix
+    if n <= d:
+        solution = transposed @ np.linalg.solve(rows @ transposed + ridge_of, targets[..., None])
+    else:
+        solution = np.linalg.solve(transposed @ rows + ridge_of, transposed @ targets[..., None])
+    return solution.squeeze(-1)

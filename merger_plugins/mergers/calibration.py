@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins._artefact import dump_tensors, load_tensors
-from merger_plugins._batching import as_matrix, unit
+from merger_plugins._batching import as_floats, as_matrix, unit
 from merger_plugins._types import MatrixLike
 from merger_plugins.errors import ArtefactError, DimensionError, EmptyInputError
 
@@ -56,22 +56,25 @@ class CalibrationStatistics:
                 return statistics
             raise DimensionError(f"sample must have shape (n, d); an array of shape {sample.shape} arrived.")
         gathered: Self | None = None
-        loose: list[NDArray[Any]] = []
+
+        def add(block: MatrixLike, *, one_sequence: bool) -> None:
+            nonlocal gathered
+            if gathered is None:
+                gathered = cls(as_matrix(block, dimension, what="sample").shape[1])
+            gathered.update(block, one_sequence=one_sequence)
+
+        loose: list[NDArray[np.float32]] = []
         for item in sample:
-            array = np.asarray(item, dtype=np.float32)
+            array = as_floats(item, "sample must hold (n_i, d) sequences, or (d,) vectors, of numbers")
             if array.ndim == 1:
                 loose.append(array)
             else:
-                gathered = gathered or cls(as_matrix(array, dimension, what="sample").shape[1])
-                gathered.update(array)
+                add(array, one_sequence=True)
             if len(loose) == _BLOCK:
-                gathered = gathered or cls(as_matrix(loose, dimension, what="sample").shape[1])
-                gathered.update(np.stack(loose), one_sequence=False)
+                add(loose, one_sequence=False)
                 loose = []
         if loose:
-            block = as_matrix(loose, dimension, what="sample")
-            gathered = gathered or cls(block.shape[1])
-            gathered.update(block, one_sequence=False)
+            add(loose, one_sequence=False)
         if gathered is None:
             raise EmptyInputError("sample is empty; pass the chunk vectors that the collection holds.")
         return gathered
@@ -109,9 +112,15 @@ class CalibrationStatistics:
             both._between += part._between
         return both
 
+    def copy(self) -> Self:
+        """The same statistics, to which adding leaves these as they are."""
+        return type(self)(self.dimension) + self
+
     @property
     def mean(self) -> Float64:
-        """(d,) the mean of the unit vectors."""
+        """(d,) the mean of the unit vectors; raises `EmptyInputError` where none was added."""
+        if not self.vectors:
+            raise EmptyInputError("These statistics hold no vectors; add the collection's with update().")
         mean: Float64 = self._sum / self.vectors
         return mean
 
@@ -159,6 +168,12 @@ class CalibrationStatistics:
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ArtefactError(f"These are no calibration statistics: {error}.") from error
+        square = (statistics.dimension, statistics.dimension)
+        if (statistics._outer.shape, statistics._between.shape) != (square, square):
+            raise ArtefactError(
+                f"These are no calibration statistics: sums of outer products of shapes "
+                f"{statistics._outer.shape} and {statistics._between.shape}, where {square} was expected."
+            )
         return statistics
 
 

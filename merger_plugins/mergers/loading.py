@@ -64,7 +64,7 @@ def _downloaded(repository: str) -> Path:
     hub = require("huggingface_hub", extra="hub", purpose=f"Loading {repository!r} from the hub")
     try:
         return Path(hub.snapshot_download(repository))
-    except Exception as error:  # noqa: BLE001 - the hub raises its own, the network's and the disk's errors
+    except Exception as error:  # the hub raises its own, the network's and the disk's errors
         raise ArtefactError(
             f"{repository!r} is no folder here, and could not be downloaded as a Hugging Face id: {error}. "
             "Check the name, or pass the path of a model folder."
