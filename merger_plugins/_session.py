@@ -174,8 +174,11 @@ _HOLDERS: dict[str, dict[int, str]] = {
 }
 
 
-def refuse_outside_data(path: Path) -> None:
+def refuse_outside_data(path: Path) -> list[str]:
     """Check that an ONNX file keeps its data in itself or in files of its own folder.
+
+    Returns:
+        Those files, relative to the folder, sorted.
 
     Raises:
         ArtefactError: it points elsewhere, is missing, or is no ONNX file.
@@ -197,6 +200,7 @@ def refuse_outside_data(path: Path) -> None:
             raise ArtefactError(
                 f"{path} keeps data in {location!r}, outside its folder. Do not use this file."
             )
+    return sorted(locations)
 
 
 def _locations(data: mmap.mmap) -> Iterator[str]:

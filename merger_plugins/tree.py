@@ -190,6 +190,8 @@ class RollingMerge:
             )
         if start == stop:
             return np.zeros((0, self._dimension or 0), np.float32)
+        if level == 0:
+            return self.merger._own(unit(self._levels[0].view(start, stop).vectors))
         return self.merger._out(np.stack([self._section(level, index) for index in range(start, stop)]))
 
     def contextual(self, weights: ContextWeights | None = None) -> Matrix:
@@ -335,6 +337,9 @@ class RollingMerge:
         covering = self._frontier()
         if not any(nodes.counts.any() for nodes in covering):
             raise EmptyInputError("This rolling merge holds no chunk; append one first.")
+        if self._chain is not None and self._chain.counts[0] > 1:
+            merged: Vector = self._chain.vectors[0]
+            return merged
         return self.merger._read(covering)
 
     def _grow(self) -> None:
@@ -422,12 +427,10 @@ class RollingMerge:
         nodes = self._children(level, index)
         if not nodes.counts.any():
             return np.zeros(nodes.vectors.shape[1], np.float32)
-        return unit(nodes.vectors)[0] if level == 0 else self.merger._read([nodes])
+        return self.merger._read([nodes])
 
     def _children(self, level: int, index: int) -> Nodes:
         """The nodes below section `index` of a level; an incomplete one of them is joined for the purpose."""
-        if level == 0:
-            return self._levels[0].view(index, index + 1)
         fanout = self.merger.fanout
         below = level - 1
         start = index * fanout

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class SequenceMerger(ABC):
     fingerprint: str
     context_weights: ContextWeights = ContextWeights()
 
-    _lazy_carry: ClassVar[int] = 0
+    _lazy_carry: int = 0
 
     @property
     def fanout(self) -> int:
@@ -218,6 +218,10 @@ class SequenceMerger(ABC):
     @abstractmethod
     def _out(self, directions: Matrix) -> Matrix:
         """(n, d) directions in node space -> (n, d) unit vectors that a raw query can search."""
+
+    def _own(self, leaves: Matrix) -> Matrix:
+        """(n, d) unit leaves, zeros for an empty place -> (n, d) each chunk's own vector, unit or zeros."""
+        return self._out(leaves)
 
     def _contextual(
         self, leaves: Matrix, root: Vector, relative_masses: Vector, weights: ContextWeights | None
