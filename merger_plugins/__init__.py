@@ -13,6 +13,7 @@ from merger_plugins.mergers.calibration import Background, CalibrationStatistics
 from merger_plugins.mergers.context import TURN_WEIGHTS, ContextWeights
 from merger_plugins.mergers.loading import load_merger
 from merger_plugins.mergers.mean import MeanMerger
+from merger_plugins.mergers.onnx import OnnxMerger
 from merger_plugins.tree import RollingMerge
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MeanMerger",
     "MergerError",
     "MiniLMEmbedder",
+    "OnnxMerger",
     "RollingMerge",
     "SequenceMerger",
     "as_embedder",

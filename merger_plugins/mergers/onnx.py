@@ -1,0 +1,366 @@
+"""Any merger that was exported as an ONNX graph."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merger_plugins._artefact import CARD, CONFIG, fingerprint_of, open_artefact, write_artefact
+from merger_plugins._batching import Batch, unit
+from merger_plugins._nodes import Nodes
+from merger_plugins._session import Session, SessionConfig, create_session, refuse_outside_data
+from merger_plugins._types import Matrix, MatrixLike, Vector
+from merger_plugins.errors import ArtefactError, FingerprintError, InputError, NonFiniteError
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.context import ContextWeights
+from merger_plugins.mergers.graphs import MODEL
+
+if TYPE_CHECKING:
+    import os
+
+KIND = "onnx"
+"""What config.json calls a model folder that an `OnnxMerger` reads."""
+
+ITEMS_PER_RUN = 2_048
+"""Vectors, padding included, that the graph sees at once: more of them leave the processor's cache."""
+
+_INPUTS = {
+    "vectors": ("tensor(float)", ("b", "n", "d")),
+    "mask": ("tensor(bool)", ("b", "n")),
+    "masses": ("tensor(float)", ("b", "n")),
+}
+_OUTPUTS = {"merged": ("tensor(float)", ("b", "d"))}
+_SIGNATURE = (
+    "A merger's graph takes vectors (b, n, d) float32, mask (b, n) bool and masses (b, n) float32, and gives "
+    "merged (b, d) float32, with b dynamic. Export it again with that signature."
+)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A loaded graph: its session and what its shapes fix; None for what is dynamic."""
+
+    session: Session
+    dimension: int | None
+    places: int | None
+
+
+class OnnxMerger(SequenceMerger):
+    """Merges by an ONNX graph: one that `SequenceMerger.export` wrote, or any with the same signature.
+
+    The graph sees unit vectors, padded at the end, and masses over the largest of their sequence; its output
+    is normalised. What it computes from one vector is that chunk's own vector.
+
+    With a window, the tree is made of the graph's merges: every `window` nodes go through it as merged
+    vectors with their summed masses, and reading the root takes what is left of each level upwards, so that
+    no merge sees more than `window` vectors, and the graph sees its own output again. Without a window, the
+    graph can take any number at once and is used once: nodes carry the exact sums Σ m_i x_i of the unit
+    chunk vectors, and reading the root merges the means of the nodes that cover the sequence. A graph with a
+    calibration inside needs that: merging what it merged would calibrate twice.
+
+    The session is created at the first merge, or here where only the graph tells the dimension. Copies and
+    unpickled mergers create one of their own, from the same path. Threads may share a merger.
+
+    Args:
+        path: a model folder of kind ``"onnx"``, whose config.json states ``dimension``, ``window`` (null for
+            any number) and optionally ``context_weights``, or an ONNX file, whose static shapes tell both.
+        providers: ONNX Runtime's execution providers in order of preference, each of which must load; None
+            for CUDA where it works, else the CPU.
+        threads: CPU threads of one merge; None for the physical cores that this process may use.
+
+    Raises:
+        ArtefactError: missing or damaged, another kind of folder, or a graph with another signature.
+        InputError: `providers` or `threads` are out of range.
+        ProviderError: a provider that was asked for did not load (at the first merge, for a folder).
+        MissingExtraError: ONNX Runtime is not installed (likewise).
+    """
+
+    kind = KIND
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        providers: tuple[str, ...] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self._session_config = SessionConfig(providers=providers, threads=threads)
+        self._lock = threading.Lock()
+        self._loaded: _Graph | None = None
+        config: dict[str, Any] = {"kind": KIND}
+        if self.path.is_dir():
+            artefact = open_artefact(self.path, kind=KIND)
+            artefact.file(MODEL)
+            config, self.fingerprint = artefact.config, artefact.fingerprint
+        self.dimension = _natural(config, "dimension", 1, self.path)
+        self.window = _natural(config, "window", 2, self.path)
+        self.context_weights = _context_weights(config, self.path)
+        if self.dimension is None or "window" not in config:
+            self._loaded = self._load()
+            self.dimension = self.dimension or self._loaded.dimension
+            if "window" not in config:
+                self.window = self._loaded.places
+            self._check_sizes(self._loaded)
+        self._lazy_carry = 0 if self.window else 2
+        self._config = {**config, "dimension": self.dimension, "window": self.window}
+        if not self.path.is_dir():
+            self.fingerprint = fingerprint_of(*self._contents())
+
+    def __repr__(self) -> str:
+        return f"OnnxMerger({str(self.path)!r}, dimension={self.dimension}, window={self.window})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_loaded")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock(), _loaded=None)
+
+    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike]) -> SequenceMerger:  # noqa: ARG002
+        """Refused: a graph holds its calibration, and nothing can be put in from outside.
+
+        Raises:
+            InputError: always, with what to do instead.
+        """
+        raise InputError(
+            f"{self.path} is an ONNX graph, which cannot be calibrated from outside. Calibrate the merger "
+            "that it was made from and export that again, or use the closed form in its place: "
+            "load_merger().calibrated(sample), or CalibratedMerger(dimension=...).calibrated(sample) for an "
+            "embedding model of which nothing is known."
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a model folder with the same files and fingerprint; returns the folder.
+
+        Raises:
+            ArtefactError: the folder exists and holds other files.
+            FingerprintError: the files that this merger was loaded from were changed.
+        """
+        config, files = self._contents()
+        self._check_fingerprint(fingerprint_of(config, files))
+        return write_artefact(folder, config, files).path
+
+    def export(self, folder: str | os.PathLike[str]) -> Path:
+        """The same as `save`: the graph is there already."""
+        return self.save(folder)
+
+    # -- files and session -----------------------------------------------------------------------------
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The config and the files of the model folder that this merger is, or would be."""
+        if not self.path.is_dir():
+            beside = {
+                PurePosixPath(name).as_posix(): (self.path.parent / name).read_bytes()
+                for name in refuse_outside_data(self.path)
+            }
+            return self._config, {**beside, MODEL: self.path.read_bytes()}
+        artefact = open_artefact(self.path, kind=KIND)
+        names = [name for name in artefact.files if name != CONFIG]
+        card = [CARD] if (self.path / CARD).is_file() else []
+        return artefact.config, {name: (self.path / name).read_bytes() for name in [*names, *card]}
+
+    def _check_fingerprint(self, found: str) -> None:
+        if found != self.fingerprint:
+            raise FingerprintError(
+                f"{self.path} was changed: its fingerprint is {found}, and this merger was loaded with "
+                f"{self.fingerprint}. Load it anew, and do not mix its vectors with those stored before."
+            )
+
+    def _graph(self) -> _Graph:
+        with self._lock:
+            if self._loaded is None:
+                is_folder = self.path.is_dir()
+                self._check_fingerprint(
+                    open_artefact(self.path).fingerprint if is_folder else fingerprint_of(*self._contents())
+                )
+                loaded = self._load()
+                self._check_sizes(loaded)
+                self._loaded = loaded
+            return self._loaded
+
+    def _load(self) -> _Graph:
+        model = self.path / MODEL if self.path.is_dir() else self.path
+        session = create_session(model, self._session_config)
+        return _Graph(session, *_shapes(session, model))
+
+    def _check_sizes(self, graph: _Graph) -> None:
+        too_wide = graph.places is not None and (self.window is None or self.window > graph.places)
+        if too_wide or graph.dimension not in (None, self.dimension):
+            raise ArtefactError(
+                f"{self.path / CONFIG} states dimension {self.dimension} and window {self.window}, and its "
+                f"graph has dimension {graph.dimension} and takes {graph.places} vectors. Export it again."
+            )
+
+    def _run(
+        self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
+    ) -> Matrix:
+        """Unit vectors (b, n, d), mask and masses (b, n) -> (b, d) unit rows, in runs of a moderate size."""
+        graph = self._graph()
+        masses = masses / masses.max(axis=1, keepdims=True)
+        count, longest, dimension = vectors.shape
+        if graph.places is not None:
+            if longest > graph.places:
+                raise InputError(
+                    f"{longest} vectors are to be merged at once, and the graph takes {graph.places}. "
+                    "Merge them through the tree: rolling(strategy='tree')."
+                )
+            room = ((0, 0), (0, graph.places - longest))
+            vectors = np.pad(vectors, (*room, (0, 0)))
+            mask, masses = np.pad(mask, room), np.pad(masses, room)
+        merged = np.empty((count, dimension), np.float32)
+        step = max(1, ITEMS_PER_RUN // vectors.shape[1])
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            feed = {"vectors": vectors[part], "mask": mask[part], "masses": masses[part]}
+            try:
+                (rows,) = graph.session.run(["merged"], feed)
+            except Exception as error:  # ONNX Runtime's errors have no base of their own
+                raise ArtefactError(
+                    f"The graph of {self.path} failed on vectors of shape {vectors[part].shape}: {error}. "
+                    + _SIGNATURE
+                ) from error
+            if rows.shape != merged[part].shape:
+                raise ArtefactError(
+                    f"The graph of {self.path} gives {rows.shape}, where {merged[part].shape} was expected. "
+                    + _SIGNATURE
+                )
+            merged[part] = rows
+        broken = ~np.isfinite(merged).all(axis=1)
+        if broken.any():
+            raise NonFiniteError(
+                f"The graph of {self.path} gives NaN or infinity for {int(broken.sum())} of {count} "
+                "sequences, and all of its inputs were finite. Export it again, in float32."
+            )
+        return unit(merged)
+
+    # -- what the tree needs ---------------------------------------------------------------------------
+
+    def _merge_batch(self, batch: Batch) -> Matrix:
+        return self._run(batch.vectors, batch.mask, batch.masses)
+
+    def _leaves(self, vectors: Matrix) -> Matrix:
+        return unit(vectors)
+
+    def _join(self, nodes: Nodes) -> Matrix:
+        if self.window is None:
+            total: Matrix = nodes.vectors.sum(axis=1)
+            return total
+        present = nodes.masses > 0
+        order = np.argsort(~present, axis=1, kind="stable")  # a graph may count on padding at the end
+        vectors = unit(np.take_along_axis(nodes.vectors, order[..., None], axis=1))
+        masses = np.take_along_axis(nodes.masses, order, axis=1)
+        joined = vectors[:, 0].copy()
+        several = present.sum(axis=1) > 1
+        if several.any():
+            joined[several] = self._run(vectors[several], masses[several] > 0, masses[several])
+        joined *= masses.sum(axis=1, keepdims=True)
+        return joined
+
+    def _read(self, frontier: Sequence[Nodes]) -> Vector:
+        if self.window is None:
+            vectors = np.concatenate([nodes.vectors for nodes in frontier])
+            masses = np.concatenate([nodes.masses for nodes in frontier])
+            full = masses > 0
+            merged: Vector = self._run(unit(vectors[full])[None], full[full][None], masses[full][None])[0]
+            return merged
+        carry: Nodes | None = None
+        for level in reversed(frontier):
+            nodes = level if carry is None else _concatenated(level, carry)
+            if len(nodes.masses):
+                joined = self._join(Nodes(nodes.vectors[None], nodes.masses[None], nodes.counts[None]))
+                carry = Nodes(joined, nodes.masses.sum(keepdims=True), nodes.counts.sum(keepdims=True))
+        assert carry is not None  # a tree without nodes is never read
+        # A node of one chunk is that chunk, as one node alone is never merged: the graph has not seen it.
+        root: Vector = (self._own(unit(carry.vectors)) if carry.counts[0] == 1 else carry.vectors)[0]
+        return root
+
+    def _own(self, leaves: Matrix) -> Matrix:
+        own = np.zeros_like(leaves)
+        present = leaves.any(axis=1)
+        alone = np.ones((int(present.sum()), 1), np.bool_)
+        own[present] = self._run(leaves[present][:, None], alone, alone.astype(np.float32))
+        return own
+
+    def _out(self, directions: Matrix) -> Matrix:
+        return unit(directions)
+
+    def _contextual(
+        self, leaves: Matrix, root: Vector, relative_masses: Vector, weights: ContextWeights | None
+    ) -> Matrix:
+        return super()._contextual(self._own(leaves), root, relative_masses, weights)
+
+
+def _concatenated(first: Nodes, second: Nodes) -> Nodes:
+    return Nodes(
+        np.concatenate([first.vectors, second.vectors]),
+        np.concatenate([first.masses, second.masses]),
+        np.concatenate([first.counts, second.counts]),
+    )
+
+
+def _shapes(session: Session, path: Path) -> tuple[int | None, int | None]:
+    """What a graph's shapes fix of d and of n.
+
+    Raises:
+        ArtefactError: its signature is not that of a merger.
+    """
+    problems: list[str] = []
+    fixed: dict[str, set[int]] = {"b": set(), "n": set(), "d": set()}
+    for what, expected, values in (
+        ("input", _INPUTS, session.get_inputs()),
+        ("output", _OUTPUTS, session.get_outputs()),
+    ):
+        present = {value.name: value for value in values}
+        for name, (kind, axes) in expected.items():
+            if name not in present:
+                problems.append(f"it has no {what} {name}")
+                continue
+            value = present[name]
+            if value.type != kind:
+                problems.append(f"{name} is a {value.type}, not a {kind}")
+            if len(value.shape) != len(axes):
+                problems.append(f"{name} has the shape {value.shape}, not ({', '.join(axes)})")
+                continue
+            for axis, size in zip(axes, value.shape, strict=True):
+                if isinstance(size, int):
+                    fixed[axis].add(size)
+        if what == "input" and present.keys() - _INPUTS.keys():
+            problems.append(f"it wants {', '.join(sorted(present.keys() - _INPUTS.keys()))} as well")
+    if fixed["b"]:
+        problems.append(f"its batch size is fixed to {fixed['b'].pop()}")
+    if 1 in fixed["n"]:
+        problems.append("it takes one vector only")
+    problems += [
+        f"its axis {axis} is both {min(fixed[axis])} and {max(fixed[axis])}"
+        for axis in ("n", "d")
+        if len(fixed[axis]) > 1
+    ]
+    if problems:
+        raise ArtefactError(f"{path} is not the graph of a merger: {'; '.join(problems)}. {_SIGNATURE}")
+    return next(iter(fixed["d"]), None), next(iter(fixed["n"]), None)
+
+
+def _natural(config: dict[str, Any], name: str, least: int, path: Path) -> int | None:
+    value = config.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise ArtefactError(
+            f"{path / CONFIG} states {name} {value!r}, where a number from {least} on or null is expected. "
+            "Export it again."
+        )
+    return value
+
+
+def _context_weights(config: dict[str, Any], path: Path) -> ContextWeights:
+    stated = config.get("context_weights", {})
+    try:
+        return ContextWeights(**stated)
+    except (TypeError, InputError) as error:
+        raise ArtefactError(
+            f"{path / CONFIG} states context_weights {stated!r}: {error}. Export it again."
+        ) from error
