@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.common import DEFAULT_DATA, Floats, Ints, Task, best_of_group, by_group, load_task, ndcg10, write_result
 from merger_plugins import CalibrationStatistics, MeanMerger, SequenceMerger, load_merger
+from merger_plugins.mergers.base import FANOUT
 from merger_plugins.stores import FusionWeights
 
 SETS = ("covidqa", "xquad_en")
@@ -51,6 +52,15 @@ class Scores:
     def by_best(self, vectors: Floats, owner: Ints) -> Floats:
         return best_of_group(self.task.queries @ vectors.T, owner, self.task.documents)
 
+    def fused(self, chunks: Floats, sections: Floats, owner: Ints, roots: Floats) -> Floats:
+        """A document's best chunk, where a chunk brings its own section's score; and the root's score."""
+        task = self.task
+        first = np.searchsorted(owner, task.document)
+        position = np.arange(len(task.document)) - np.searchsorted(task.document, task.document)
+        inside = (task.queries @ sections.T)[:, first + position // FANOUT]
+        chunk = WEIGHTS.chunk * (task.queries @ chunks.T) + WEIGHTS.section * inside
+        return best_of_group(chunk, task.document, task.documents) + WEIGHTS.root * roots
+
     def figure(self, scores: Floats) -> float:
         return round(ndcg10(scores, self.task.gold), 4)
 
@@ -86,34 +96,28 @@ def document_rows(task: Task, merger: SequenceMerger) -> dict[str, float]:
     flat = merger.merge_many(sequences, masses=masses)
     tree = tree_roots(task, merger)
     root = score.by_document(tree)
-    raw = score.by_best(task.chunks, task.document)
-    own = score.by_best(merger.merge_many(list(task.chunks[:, None])), task.document)
-    with_context = score.by_best(contextual(task, merger), task.document)
-    ten = score.by_best(*sections(task, merger, 10))
-    mean_root = score.by_document(mean.merge_many(sequences))
-
-    def fused(chunks: Floats) -> Floats:
-        return WEIGHTS.chunk * chunks + WEIGHTS.section * ten + WEIGHTS.root * root
+    own = merger.merge_many(list(task.chunks[:, None]))
+    with_context = contextual(task, merger)
+    ten = sections(task, merger, 10)
+    mean_root = score.by_document(mean.merge_many(sequences, masses=masses))
 
     rows = {
         "truncation": score.by_document(task.truncated),
+        "mean, unweighted": score.by_document(mean.merge_many(sequences)),
         "mean": mean_root,
-        "mean, by mass": score.by_document(mean.merge_many(sequences, masses=masses)),
         "calibrated root, flat": score.by_document(flat),
         "calibrated root, tree": root,
         "mean of 10 chunks": score.by_best(*sections(task, mean, 10)),
-        "calibrated sections, K = 10": ten,
+        "calibrated sections, K = 10": score.by_best(*ten),
         "mean of 5 chunks": score.by_best(*sections(task, mean, 5)),
         "calibrated sections, K = 5": score.by_best(*sections(task, merger, 5)),
-        "raw chunks": raw,
-        "raw chunks + mean": raw + WEIGHTS.root * mean_root,
-        "raw chunks + root": raw + WEIGHTS.root * root,
-        "raw chunks + sections + root": fused(raw),
-        "calibrated chunks": own,
-        "calibrated chunks + root only": own + WEIGHTS.root * root,
-        "calibrated chunks + root": fused(own),
-        "contextual chunks": with_context,
-        "contextual chunks + root": fused(with_context),
+        "raw chunks": score.by_best(task.chunks, task.document),
+        "raw chunks + mean": score.fused(task.chunks, *sections(task, mean, 10), mean_root),
+        "raw chunks + root": score.fused(task.chunks, *ten, root),
+        "calibrated chunks": score.by_best(own, task.document),
+        "calibrated chunks + root": score.fused(own, *ten, root),
+        "contextual chunks": score.by_best(with_context, task.document),
+        "contextual chunks + root": score.fused(with_context, *ten, root),
     }
     return {name: score.figure(scores) for name, scores in rows.items()}
 
@@ -156,21 +160,25 @@ def passage_rows(task: Task, merger: SequenceMerger) -> dict[str, float]:
 def subset_rows(task: Task, base: SequenceMerger) -> dict[str, Any]:
     """Calibrated on a random subset of the chunk vectors, minus uncalibrated: the least of three draws."""
     score, mean = Scores(task), MeanMerger()
-    raw = score.by_best(task.chunks, task.document)
-    mean_root = score.by_document(mean.merge_many(task.sequences()))
+    mean_root = score.by_document(mean.merge_many(task.sequences(), masses=task.sequence_masses()))
+    ten = sections(task, mean, 10)
     without = {
         "root": score.figure(mean_root),
-        "sections": score.figure(score.by_best(*sections(task, mean, 10))),
-        "chunks": score.figure(raw),
-        "chunks + root": score.figure(raw + WEIGHTS.root * mean_root),
+        "sections": score.figure(score.by_best(*ten)),
+        "chunks": score.figure(score.by_best(task.chunks, task.document)),
+        "chunks + root": score.figure(score.fused(task.chunks, *ten, mean_root)),
     }
 
     def gains(merger: SequenceMerger) -> dict[str, float]:
         root = score.by_document(tree_roots(task, merger))
-        ten = score.by_best(*sections(task, merger, 10))
-        own = score.by_best(merger.merge_many(list(task.chunks[:, None])), task.document)
-        fused = WEIGHTS.chunk * own + WEIGHTS.section * ten + WEIGHTS.root * root
-        parts = {"root": root, "sections": ten, "chunks": own, "chunks + root": fused}
+        ten = sections(task, merger, 10)
+        own = merger.merge_many(list(task.chunks[:, None]))
+        parts = {
+            "root": root,
+            "sections": score.by_best(*ten),
+            "chunks": score.by_best(own, task.document),
+            "chunks + root": score.fused(own, *ten, root),
+        }
         return {name: round(score.figure(part) - without[name], 4) for name, part in parts.items()}
 
     figures: dict[str, Any] = {"uncalibrated": without}

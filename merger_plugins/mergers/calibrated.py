@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from merger_plugins._artefact import Artefact
 
-RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST = 1 / 15, 1.0, 10.0
+RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST = 1 / 12, 1.5, 15.0
 
 
 def ridge(counts: NDArray[Any]) -> NDArray[np.float32]:
-    """λ for sequences of this many chunks: 1 up to 15, growing to 10 at 150."""
+    """λ for sequences of this many chunks: 1.5 up to 18, growing to 15 at 180."""
     return np.clip(counts * RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST).astype(np.float32)
 
 
