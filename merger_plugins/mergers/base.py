@@ -19,6 +19,7 @@ from merger_plugins.mergers.context import ContextWeights, blend
 if TYPE_CHECKING:
     import os
 
+    from merger_plugins.mergers.calibration import CalibrationStatistics
     from merger_plugins.tree import RollingMerge
 
 Strategy = Literal["tree", "flat", "chain"]
@@ -164,12 +165,14 @@ class SequenceMerger(ABC):
             return RollingMerge(self, strategy=strategy)
         return RollingMerge.from_state(self, state, strategy=strategy)
 
-    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike]) -> SequenceMerger:
+    def calibrated(
+        self, sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics
+    ) -> SequenceMerger:
         """A `CalibratedMerger` that uses the statistics of one collection's chunk vectors.
 
         Args:
             sample: stored chunk vectors: (n, d), or better an iterable of sequences (n_i, d), one a document.
-                It is read once, in a stream.
+                It is read once, in a stream. Or `CalibrationStatistics` that were gathered already.
 
         Returns:
             A new merger with a new fingerprint; this one is unchanged.
@@ -180,7 +183,9 @@ class SequenceMerger(ABC):
         from merger_plugins.mergers.calibrated import CalibratedMerger
         from merger_plugins.mergers.calibration import CalibrationStatistics
 
-        return CalibratedMerger(statistics=CalibrationStatistics.of(sample, self.dimension))
+        if not isinstance(sample, CalibrationStatistics):
+            sample = CalibrationStatistics.of(sample, self.dimension)
+        return CalibratedMerger(statistics=sample)
 
     @abstractmethod
     def save(self, folder: str | os.PathLike[str]) -> Path:

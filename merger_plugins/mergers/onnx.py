@@ -24,6 +24,8 @@ from merger_plugins.mergers.graphs import MODEL
 if TYPE_CHECKING:
     import os
 
+    from merger_plugins.mergers.calibration import CalibrationStatistics
+
 KIND = "onnx"
 """What config.json calls a model folder that an `OnnxMerger` reads."""
 
@@ -122,7 +124,10 @@ class OnnxMerger(SequenceMerger):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock(), _loaded=None)
 
-    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike]) -> SequenceMerger:  # noqa: ARG002
+    def calibrated(
+        self,
+        sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics,  # noqa: ARG002
+    ) -> SequenceMerger:
         """Refused: a graph holds its calibration, and nothing can be put in from outside.
 
         Raises:
