@@ -165,9 +165,7 @@ class SequenceMerger(ABC):
             return RollingMerge(self, strategy=strategy)
         return RollingMerge.from_state(self, state, strategy=strategy)
 
-    def calibrated(
-        self, sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics
-    ) -> SequenceMerger:
+    def calibrated(self, sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics) -> SequenceMerger:
         """A `CalibratedMerger` that uses the statistics of one collection's chunk vectors.
 
         Args:
