@@ -6,6 +6,7 @@ import copy
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -368,15 +369,15 @@ def _context(source: Any) -> tuple[int | None, Callable[[str], int] | None]:
     for model in (source, *(getattr(source, name, None) for name in ("_client", "client", "_model"))):
         limit = getattr(model, "max_seq_length", None)
         if isinstance(limit, int) and 0 < limit < _LONGEST_CONTEXT:
-            return limit, _counter(getattr(model, "tokenizer", None))
+            tokenizer = getattr(model, "tokenizer", None)
+            return limit, partial(_tokens_of, tokenizer) if hasattr(tokenizer, "tokenize") else None
     limit = getattr(source, "embedding_ctx_length", None)  # OpenAIEmbeddings
     return (limit if isinstance(limit, int) else None), None
 
 
-def _counter(tokenizer: Any) -> Callable[[str], int] | None:
-    """The token count of a Hugging Face tokenizer."""
-    tokenize = getattr(tokenizer, "tokenize", None)
-    return (lambda text: len(tokenize(text))) if callable(tokenize) else None
+def _tokens_of(tokenizer: Any, text: str) -> int:
+    """The token count of a Hugging Face tokenizer, without special tokens and however long the text is."""
+    return len(tokenizer.tokenize(text))
 
 
 def _directed(vectors: NDArray[Any]) -> NDArray[np.bool_]:
