@@ -214,11 +214,11 @@ class Background:
 BACKGROUND_WORTH = 400
 """As many vectors as the background counts for when it is mixed with a collection's covariance."""
 
-MEAN_WORTH = 2_000
+MEAN_WORTH = 3_000
 """As many vectors as a mean of zero counts for: half-way centring, balanced in the covariance, ranks best."""
 
-POWER_LEAST, POWER_GAIN, POWER_HALF = 0.2, 0.33, 1_000
-"""P is the covariance to the power -p; p grows from 0.2 to 0.53 with the vectors, half of it at 1,000."""
+POWER_LEAST, POWER_GAIN, POWER_HALF = 0.2, 0.36, 1_000
+"""P is the covariance to the power -p; p grows from 0.2 to 0.56 with the vectors, half of it at 1,000."""
 
 _RIDGE = 0.003
 
@@ -241,11 +241,11 @@ class Calibration:
     def shrunk(cls, statistics: CalibrationStatistics | None, background: Background) -> Self:
         """The calibration of a collection of n vectors.
 
-        The mean is shrunk towards zero, m = n / (n + 2000) times the collection's, and the covariance is
+        The mean is shrunk towards zero, m = n / (n + 3000) times the collection's, and the covariance is
         taken about m, so that what m leaves of the mean is evened out like any other direction. It is
         S = (1 - w) C + w B with w = 400 / (400 + n), B the background's second moment, or an identity of
         C's trace where the model is unknown (linear shrinkage, Ledoit and Wolf 2004), and
-        P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.53, about whitening, for a large collection
+        P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.56, a little over whitening, for a large collection
         and nears 0.2 for a small one: directions that few vectors estimated are trusted less.
         """
         count = statistics.vectors if statistics else 0
