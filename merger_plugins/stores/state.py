@@ -1,0 +1,178 @@
+"""What is known of a store once it has been opened, and how its merger changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from merger_plugins._types import Matrix
+from merger_plugins.errors import DimensionError, StoreError
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibration import CalibrationStatistics
+from merger_plugins.mergers.loading import load_merger
+from merger_plugins.stores import upkeep
+from merger_plugins.stores.backend import Backend, Layout
+from merger_plugins.stores.ingestion import Desk
+from merger_plugins.stores.records import META_ID, PointIds, namespace_of
+from merger_plugins.stores.settings import Settings, check, drop_statistics, resolved, write_statistics
+
+
+class StoreState:
+    """The collections, the settings and the merger of one store; reads them when first asked.
+
+    Args:
+        backend: the database.
+        given: the merger that was passed in; `load_merger()` for None.
+        wants_contextual: whether chunk points of a new collection get a contextual vector.
+        embed: texts -> (n, d) chunk vectors.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        given: SequenceMerger | None,
+        *,
+        wants_contextual: bool,
+        embed: Callable[[Sequence[str]], Matrix],
+    ) -> None:
+        self.backend = backend
+        self._given = given
+        self._wants_contextual = wants_contextual
+        self._embed = embed
+        self._merger: SequenceMerger | None = None
+        self._layout: Layout | None = None
+        self._settings: Settings | None = None
+
+    @property
+    def merger(self) -> SequenceMerger:
+        """The merger at work."""
+        if self._merger is None:
+            self._open()
+        assert self._merger is not None
+        return self._merger
+
+    @property
+    def given(self) -> SequenceMerger:
+        """The merger that was passed in, or the default."""
+        if self._given is None:
+            self._given = load_merger()
+        return self._given
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of the collections; None where they do not exist yet."""
+        self._open()
+        return self._layout
+
+    @property
+    def settings(self) -> Settings | None:
+        """As stored; None where nothing was ingested yet."""
+        self._open()
+        return self._settings
+
+    @property
+    def contextual(self) -> bool:
+        """Whether chunk points have contextual vectors, or will have."""
+        return self.layout.contextual if self.layout else self._wants_contextual
+
+    @property
+    def ids(self) -> PointIds:
+        """Of the collection."""
+        return self.settings.ids if self.settings else PointIds(namespace_of(self.backend.collection))
+
+    def check(self) -> None:
+        """Make sure that this merger made what the store holds; raises `FingerprintError` if not."""
+        if self.settings is not None:
+            check(self.settings, self.merger, self.backend.place)
+
+    def desk(self) -> Desk:
+        """What ingestion needs."""
+        dimension = self.layout.dimension if self.layout and self.settings else None
+        return Desk(
+            self.backend, self.ids, self.merger, self.contextual, dimension, self._embed, self._prepare
+        )
+
+    def take_over(self, merger: SequenceMerger, statistics: CalibrationStatistics | None = None) -> None:
+        """Derive every merged vector again with this merger, and let it work from now on.
+
+        Writes the calibration, marks the store as half rebuilt, derives, and only then changes the settings:
+        whatever interrupts it, repeating the call completes it.
+
+        Args:
+            merger: takes over.
+            statistics: what it was calibrated with just now; None where it was not.
+        """
+        before = self.settings
+        if before is None:
+            return
+        after = replace(before, fingerprint=merger.fingerprint, fanout=merger.fanout, rebuilding=None)
+        if statistics is not None:
+            pieces = write_statistics(statistics, merger.fingerprint, before.ids, self.backend)
+            after = replace(after, pieces=pieces, calibration_vectors=statistics.vectors)
+        elif merger.fingerprint != before.fingerprint:
+            after = replace(after, pieces=0, calibration_vectors=0)
+        self._save(replace(before, rebuilding=merger.fingerprint))
+        self._merger = merger
+        upkeep.derive(self.desk(), before.fanout)
+        self._save(after)
+        drop_statistics(self.backend, keep=after.fingerprint if after.pieces else None)
+
+    def _open(self) -> None:
+        """Read the settings, once, and find the merger that belongs to them."""
+        if self._merger is not None:
+            return
+        merger = self.given
+        layout = self.backend.layout()
+        settings = None
+        if layout is not None and layout.merged:
+            stored = self.backend.fetch("merged", [META_ID]).get(META_ID)
+            settings = Settings.of(stored) if stored else None
+        if layout is not None:
+            self._fits(layout, merger)
+        self._layout, self._settings = layout, settings
+        self._merger = resolved(settings, merger, self.backend)
+
+    def _fits(self, layout: Layout, merger: SequenceMerger) -> None:
+        if merger.dimension not in (None, layout.dimension):
+            raise DimensionError(
+                f"The collection {self.backend.collection!r} has dimension {layout.dimension}, and "
+                f"{merger!r} works in dimension {merger.dimension}. Pass a merger for the embedding model "
+                "that made the collection, or choose another collection."
+            )
+        if self._wants_contextual and not layout.contextual:
+            raise StoreError(
+                f"The collection {self.backend.collection!r} was made without contextual vectors, and "
+                "contextual=True asks for them. Choose another collection, or leave contextual out."
+            )
+
+    def _prepare(self, dimension: int) -> None:
+        """Make the collections and the settings, or see to it that the dimension fits those that exist."""
+        if self._layout is not None and self._layout.dimension != dimension:
+            raise DimensionError(
+                f"The vectors have dimension {dimension}, and the collection {self.backend.collection!r} "
+                f"has {self._layout.dimension}. Use the embedding model that it was made with, or another "
+                "collection."
+            )
+        if self._settings is not None:
+            return
+        merger = self.merger
+        if merger.dimension not in (None, dimension):
+            raise DimensionError(
+                f"The vectors have dimension {dimension}, and {merger!r} works in dimension "
+                f"{merger.dimension}. Use the embedding model that the merger was made for."
+            )
+        contextual = self.contextual
+        self.backend.create(dimension, contextual=contextual)
+        self._layout = Layout(dimension, contextual, merged=True)
+        self._save(
+            Settings(
+                namespace=str(namespace_of(self.backend.collection)),
+                fingerprint=merger.fingerprint,
+                fanout=merger.fanout,
+                contextual=contextual,
+            )
+        )
+
+    def _save(self, settings: Settings) -> None:
+        self.backend.write("merged", [settings.point()])
+        self._settings = settings

@@ -1,0 +1,410 @@
+"""`MergedStore`: documents and conversations in a vector database, searchable on every level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from merger_plugins._batching import as_matrix, as_vector
+from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
+from merger_plugins.chunking import Chunker, SentenceChunker
+from merger_plugins.embedders import Embedder, as_embedder, load_embedder
+from merger_plugins.errors import DimensionError, EmptyInputError, InputError
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.stores import upkeep
+from merger_plugins.stores.appending import append
+from merger_plugins.stores.backend import Backend
+from merger_plugins.stores.documents import (
+    Document,
+    Ingested,
+    Prepared,
+    checked_id,
+    pieces_of_turn,
+    prepared,
+    words,
+)
+from merger_plugins.stores.ingestion import ingest
+from merger_plugins.stores.search import (
+    OVERSAMPLING,
+    FusionWeights,
+    Hit,
+    SearchLevel,
+    checked_level,
+    search,
+)
+from merger_plugins.stores.state import StoreState
+from merger_plugins.stores.upkeep import CHUNKS_AT_ONCE, Inspection, StoredDocument
+
+_SPECIAL_TOKENS = 2
+
+
+class MergedStore:
+    """Chunk vectors in a user's collection, and the merged vectors over them in a companion collection.
+
+    The adapters `merger_plugins.qdrant` and those beside it derive from this class and add the database.
+    Chunk points carry the raw vector, the text and the metadata; the companion, named like the collection
+    with ``__merged`` after it, carries sections, roots and the settings. A store may be written by one
+    process at a time. It is a context manager, and opens nothing before it is used.
+
+    Args:
+        backend: the database.
+        merger: makes the merged vectors; `load_merger()` for None. Where the store was calibrated, the
+            merger it was calibrated from is enough.
+        embedder: makes chunk and query vectors from text, anything that `as_embedder` accepts;
+            `load_embedder()` for None, and only once there is text to embed.
+        chunker: splits texts; sentences packed up to 50 tokens for None.
+        contextual: whether chunk points of a new collection get a contextual vector too. A collection that
+            exists keeps what it was made with.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        merger: SequenceMerger | None = None,
+        embedder: Any = None,
+        chunker: Chunker | None = None,
+        contextual: bool = False,
+    ) -> None:
+        self._backend = backend
+        self._embedder: Embedder | None = None if embedder is None else as_embedder(embedder)
+        self._chunker = chunker
+        self._state = StoreState(backend, merger, wants_contextual=contextual, embed=self._embed)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._backend.place!r}, collection={self._backend.collection!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; the store is of no use afterwards."""
+        self._backend.close()
+
+    @property
+    def merger(self) -> SequenceMerger:
+        """The merger at work, calibrated where the store is; opens the store."""
+        return self._state.merger
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder at work; the bundled one is loaded here."""
+        if self._embedder is None:
+            self._embedder = load_embedder()
+        return self._embedder
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        document_id: str,
+        text: str | None = None,
+        *,
+        chunks: Sequence[str] | None = None,
+        vectors: MatrixLike | None = None,
+        masses: MassesLike | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Ingested:
+        """Store a document, so that the store holds exactly this version of it.
+
+        What is stored already is neither embedded nor written again: of a changed document only the chunks
+        whose text changed are embedded. Interrupted, the same call completes it.
+
+        Args:
+            document_id: its name.
+            text: the whole text; or else
+            chunks: the text already split; or else
+            vectors: (n, d) chunk vectors in reading order, `chunks` being their texts if given.
+            masses: (n,) tokens each chunk stands for; counted where there is text to embed, else all alike.
+            metadata: stored with every point of it, for filters; JSON values.
+
+        Raises:
+            EmptyInputError: no text.
+            InputError: vectors, masses or metadata that cannot be stored.
+            FingerprintError: the store holds vectors of another merger.
+            StoreError: the database fails; see `merger_plugins.errors` for its kinds.
+        """
+        document = Document(document_id, text, chunks, vectors, masses, metadata)
+        result = self.ingest_many([document])[0]
+        if result.error is not None:
+            raise result.error
+        return result
+
+    def ingest_many(
+        self,
+        documents: Iterable[Document | tuple[str, str]],
+        *,
+        progress: Callable[[Ingested], object] | None = None,
+    ) -> list[Ingested]:
+        """Store many documents, embedding and writing in batches.
+
+        A document that cannot be stored does not stop the others: its result carries the error.
+
+        Args:
+            documents: `Document`s or (id, text), read as they are needed.
+            progress: called with each result as soon as it is there.
+
+        Returns:
+            One result a document, in order.
+
+        Raises:
+            FingerprintError: the store holds vectors of another merger.
+            StoreError: the database fails; what was reported to `progress` is stored.
+        """
+        results: list[Ingested] = []
+        for batch in self._batches(documents):
+            ready = {item.id: item for item in batch if isinstance(item, Prepared)}
+            done = {}
+            if ready:
+                self._state.check()
+                made = ingest(self._state.desk(), list(ready.values()))
+                done = {result.document_id: result for result in made}
+            for item in batch:
+                result = item if isinstance(item, Ingested) else done[item.id]
+                results.append(result)
+                if progress is not None:
+                    progress(result)
+        return results
+
+    def append(
+        self,
+        conversation_id: str,
+        turn: str | VectorLike,
+        *,
+        speaker: str | None = None,
+        time: datetime | float | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        text: str | None = None,
+        mass: float | None = None,
+    ) -> Ingested:
+        """Add a turn at the end of a conversation, or a chunk at the end of a document.
+
+        Reads and writes a few points however long the conversation is. A turn longer than the embedder reads
+        becomes several chunks.
+
+        Args:
+            conversation_id: its name; the first turn begins it.
+            turn: the text, or its (d,) vector.
+            speaker: embedded with the text, as ``speaker: text``.
+            time: when it was said.
+            metadata: stored with the turn; what all turns share is stored with the root.
+            text: the text of a turn that is a vector.
+            mass: tokens it stands for; counted where it is text, else 1.
+
+        Raises:
+            EmptyInputError: no text.
+            InputError: a vector, mass or metadata that cannot be stored.
+            FingerprintError: the store holds vectors of another merger.
+            StoreError: the database fails, or `ingest` of this document was interrupted.
+        """
+        longest = None
+        if isinstance(turn, str):
+            longest = getattr(self.embedder, "max_tokens", None)
+        pieces = pieces_of_turn(
+            turn,
+            text=text,
+            mass=mass,
+            speaker=speaker,
+            time=time,
+            metadata=metadata,
+            chunker=self._splitter(),
+            count=self._count,
+            longest=None if longest is None else longest - _SPECIAL_TOKENS,
+        )
+        self._state.check()
+        return append(self._state.desk(), checked_id(conversation_id), pieces)
+
+    def delete(self, document_id: str) -> bool:
+        """Remove a document or conversation with all its points; returns whether there was one."""
+        layout, ids = self._state.layout, self._state.ids
+        if layout is None:
+            return False
+        found = self._backend.fetch("chunks", [ids.chunk(checked_id(document_id), 0)], payload=False)
+        if layout.merged:
+            found |= self._backend.fetch("merged", [ids.root(document_id)], payload=False)
+            # The root goes first: a document without one is not there, and is written in full next time.
+            self._backend.delete_document("merged", document_id)
+        self._backend.delete_document("chunks", document_id)
+        return bool(found)
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str | VectorLike,
+        k: int = 10,
+        level: SearchLevel = "chunk",
+        *,
+        filter: Any = None,
+        weights: FusionWeights | None = None,
+        group_by_document: bool = False,
+        oversampling: int = OVERSAMPLING,
+    ) -> list[Hit]:
+        """The best hits for a query, best first.
+
+        Levels: ``"chunk"`` compares raw chunk vectors, ``"contextual"`` contextual ones, ``"section"`` the
+        sections of level 1, ``"document"`` the roots. ``"fused"`` gives chunks, ranked by w_chunk · own
+        cosine + w_section · best section of its document + w_root · root, the own cosine being contextual
+        where the store has such vectors.
+
+        A fused search looks at k · `oversampling` best chunks, and as many from the documents of the 2 k best
+        roots. A chunk that is in neither has a smaller cosine than the last of the former, and its document a
+        smaller root than the last of the latter; it is missed if it belongs among the first k all the same,
+        for its document's best section, or because the database's index overlooked it.
+
+        Args:
+            query: a text, or a raw query vector (d,).
+            k: how many at the most.
+            level: see above.
+            filter: metadata that hits must have, as a mapping of key -> value or list of values, or the
+                database's own filter object. On the level ``"fused"`` it chooses among the chunks.
+            weights: of a fused score.
+            group_by_document: only the best hit of each document.
+            oversampling: candidates for each hit of a fused search.
+
+        Raises:
+            EmptyInputError: a query without text.
+            InputError: a vector, number, level or filter that is none.
+            FingerprintError: the store holds merged vectors of another merger.
+            StoreError: the database fails.
+        """
+        for name, value in (("k", k), ("oversampling", oversampling)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
+        checked_level(level, contextual=self._state.contextual)
+        vector = self._query(query)
+        if self._state.layout is None:
+            return []
+        if level != "chunk":
+            if self._state.settings is None:
+                return []
+            self._state.check()
+        return search(
+            self._backend,
+            self._state.ids,
+            vector,
+            k,
+            level,
+            contextual=self._state.contextual,
+            filter=filter,
+            weights=weights or FusionWeights(),
+            per_document=group_by_document,
+            oversampling=oversampling,
+        )
+
+    def documents(self) -> Iterator[StoredDocument]:
+        """The documents and conversations of the store, in no particular order."""
+        if self._state.settings is not None:
+            yield from upkeep.documents(self._backend)
+
+    def inspect(self) -> Inspection:
+        """Count what the store holds."""
+        state = self._state
+        return upkeep.inspect(self._backend, state.settings, state.layout, state.merger)
+
+    # -- merger ----------------------------------------------------------------------------------------
+
+    def calibrate(self) -> SequenceMerger:
+        """Calibrate the merger on the chunk vectors of this store, and derive every merged vector again.
+
+        Reads all chunk vectors twice, and embeds nothing. The calibration stays with the store: opening it
+        with the merger from before is enough. Worth repeating as the store grows.
+
+        Returns:
+            The calibrated merger, now at work.
+
+        Raises:
+            EmptyInputError: the store is empty.
+            StoreError: the database fails; interrupted, call it again.
+        """
+        settings = self._state.settings
+        if settings is None:
+            raise EmptyInputError(f"{self!r} holds no document; ingest some before calibrate().")
+        statistics = upkeep.gather(self._state.desk())
+        calibrated = self.merger.calibrated(statistics)
+        if calibrated.fingerprint != settings.fingerprint or settings.rebuilding:
+            self._state.take_over(calibrated, statistics)
+        return calibrated
+
+    def rebuild(self, *, calibrated: bool = True) -> None:
+        """Derive every merged vector again from the stored chunk vectors, with the merger of this store.
+
+        For a store that another merger wrote, one whose rebuilding was interrupted, or one that lost points
+        of its companion collection.
+
+        Args:
+            calibrated: False drops a stored calibration and goes back to the merger that was passed in.
+
+        Raises:
+            StoreError: the database fails; interrupted, call it again.
+        """
+        self._state.take_over(self._state.merger if calibrated else self._state.given)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _batches(
+        self, documents: Iterable[Document | tuple[str, str]]
+    ) -> Iterator[list[Prepared | Ingested]]:
+        """Checked documents in batches of about `CHUNKS_AT_ONCE` chunks, and errors in their places."""
+        batch: list[Prepared | Ingested] = []
+        seen: set[str] = set()
+        waiting = 0
+        for item in documents:
+            ready = self._prepared(item)
+            if isinstance(ready, Prepared):
+                if ready.id in seen or waiting >= CHUNKS_AT_ONCE:
+                    yield batch
+                    batch, seen, waiting = [], set(), 0
+                seen.add(ready.id)
+                waiting += len(ready.pieces)
+            batch.append(ready)
+        if batch:
+            yield batch
+
+    def _prepared(self, item: Document | tuple[str, str]) -> Prepared | Ingested:
+        document = item if isinstance(item, Document) else Document(*item)
+        try:
+            return prepared(document, self._splitter(), self._count)
+        except Exception as error:  # noqa: BLE001 - a chunker may raise anything; it concerns this document alone
+            return Ingested(document.id, error=error)
+
+    def _splitter(self) -> Chunker:
+        if self._chunker is None:
+            self._chunker = SentenceChunker(count_tokens=self._count)
+        return self._chunker
+
+    def _count(self, text: str) -> int:
+        """Tokens of a text by the embedder's own count, or else its words."""
+        count: Callable[[str], int] = getattr(self.embedder, "count_tokens", words)
+        return count(text)
+
+    def _embed(self, texts: Sequence[str]) -> Matrix:
+        matrix = as_matrix(self.embedder.embed_documents(texts), what="The embedder's vectors")
+        if len(matrix) != len(texts):
+            raise DimensionError(f"The embedder gave {len(matrix)} vectors for {len(texts)} texts.")
+        return matrix
+
+    def _query(self, query: str | VectorLike) -> Vector:
+        if isinstance(query, str):
+            if not query.strip():
+                raise EmptyInputError("The query is empty; there is nothing to search for.")
+            vector = as_vector(self.embedder.embed_query(query), what="The query's vector")
+        else:
+            vector = as_vector(query, what="The query's vector")
+        layout = self._state.layout
+        if layout is not None and len(vector) != layout.dimension:
+            raise DimensionError(
+                f"The query has dimension {len(vector)}, and the collection {self._backend.collection!r} has "
+                f"{layout.dimension}. Use the embedding model that it was made with."
+            )
+        return vector

@@ -1,0 +1,229 @@
+"""Looking after a store: its documents, its figures, and deriving every merged vector again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from merger_plugins.errors import EmptyInputError
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibration import CalibrationStatistics
+from merger_plugins.stores.appending import stored_chunks
+from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Shelf, Where
+from merger_plugins.stores.ingestion import Desk
+from merger_plugins.stores.planning import Head, Plan, whole
+from merger_plugins.stores.records import METADATA
+from merger_plugins.stores.settings import Settings
+
+CHUNKS_AT_ONCE = 512
+"""Chunks that one round of requests is about."""
+
+_ROOTS = Where({"kind": "root"})
+_SAMPLE = 100
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document or conversation in the store.
+
+    Attributes:
+        id: its name.
+        chunks: how many chunks it has.
+        mass: in tokens.
+        conversation: whether it grew turn by turn.
+        metadata: what all its chunks share.
+    """
+
+    id: str
+    chunks: int
+    mass: float
+    conversation: bool
+    metadata: Payload
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The figures of a store.
+
+    Attributes:
+        collection: its name.
+        dimension: d; None where the collection does not exist yet.
+        chunks: chunk points.
+        sections: section points of each level, from 1 on.
+        documents: documents that were ingested.
+        conversations: documents that grew turn by turn.
+        depth: levels above the chunks, the roots' included; 0 for an empty store.
+        contextual: whether chunk points carry contextual vectors.
+        vector_bytes: of all vectors, as float32.
+        payload_bytes: of all payloads as JSON, estimated from a sample; calibration left out.
+        fingerprint: of the merger.
+        calibration_vectors: how many chunk vectors the stored calibration saw; 0 for none.
+        calibration_bytes: of the stored calibration as JSON.
+    """
+
+    collection: str
+    dimension: int | None
+    chunks: int
+    sections: dict[int, int]
+    documents: int
+    conversations: int
+    depth: int
+    contextual: bool
+    vector_bytes: int
+    payload_bytes: int
+    fingerprint: str
+    calibration_vectors: int
+    calibration_bytes: int
+
+
+def documents(backend: Backend) -> Iterator[StoredDocument]:
+    """The documents of a store, in no particular order."""
+    keys = ["document_id", "stop", "mass", "conversation", METADATA]
+    for root in backend.scan("merged", _ROOTS, payload=keys):
+        payload = root.payload
+        yield StoredDocument(
+            payload["document_id"],
+            payload["stop"],
+            payload["mass"],
+            payload["conversation"],
+            payload[METADATA],
+        )
+
+
+def inspect(
+    backend: Backend, settings: Settings | None, layout: Layout | None, merger: SequenceMerger
+) -> Inspection:
+    """Count what a store holds."""
+    dimension = layout.dimension if layout else None
+    if dimension is None or settings is None:
+        chunks = 0 if dimension is None else backend.count("chunks", Where())
+        return Inspection(
+            collection=backend.collection,
+            dimension=dimension,
+            chunks=chunks,
+            sections={},
+            documents=0,
+            conversations=0,
+            depth=0,
+            contextual=False,
+            vector_bytes=4 * chunks * (dimension or 0),
+            payload_bytes=_payload_bytes(backend, "chunks", Where(), chunks),
+            fingerprint=merger.fingerprint,
+            calibration_vectors=0,
+            calibration_bytes=0,
+        )
+    chunks = backend.count("chunks", Where())
+    sections: dict[int, int] = {}
+    while count := backend.count("merged", Where({"kind": "section", "level": len(sections) + 1})):
+        sections[len(sections) + 1] = count
+    roots = {
+        kind: backend.count("merged", Where({"kind": "root", "conversation": kind})) for kind in (False, True)
+    }
+    merged = sum(sections.values()) + sum(roots.values())
+    pieces = backend.scan("merged", Where({"kind": "calibration"}))
+    return Inspection(
+        collection=backend.collection,
+        dimension=dimension,
+        chunks=chunks,
+        sections=sections,
+        documents=roots[False],
+        conversations=roots[True],
+        depth=_depth(backend, sections, sum(roots.values())),
+        contextual=settings.contextual,
+        vector_bytes=4 * dimension * (chunks * (2 if settings.contextual else 1) + merged),
+        payload_bytes=_payload_bytes(backend, "chunks", Where(), chunks)
+        + _payload_bytes(backend, "merged", Where({"kind": "section"}), sum(sections.values()))
+        + _payload_bytes(backend, "merged", _ROOTS, sum(roots.values())),
+        fingerprint=settings.fingerprint,
+        calibration_vectors=settings.calibration_vectors,
+        calibration_bytes=sum(_size(point) for point in pieces),
+    )
+
+
+def _depth(backend: Backend, sections: dict[int, int], roots: int) -> int:
+    if not roots:
+        return 0
+    depth = len(sections)
+    return depth + bool(backend.count("merged", Where({"kind": "root", "level": depth + 1})))
+
+
+def _payload_bytes(backend: Backend, shelf: Shelf, where: Where, count: int) -> int:
+    sizes = [_size(point) for point in islice(backend.scan(shelf, where), _SAMPLE)] if count else []
+    return round(sum(sizes) / len(sizes) * count) if sizes else 0
+
+
+def _size(point: Point) -> int:
+    return len(json.dumps(point.payload).encode())
+
+
+def gather(desk: Desk) -> CalibrationStatistics:
+    """Statistics of all chunk vectors, document by document.
+
+    Raises:
+        EmptyInputError: the store is empty.
+        StoreError: the database fails, or a chunk is missing.
+    """
+    statistics: CalibrationStatistics | None = None
+    for _, chunks in _batches(desk, _roots(desk)):
+        for points in chunks:
+            vectors = [point.vector for point in points if point.vector is not None]
+            statistics = statistics or CalibrationStatistics(len(vectors[0]))
+            statistics.update(vectors)
+    if statistics is None:
+        raise EmptyInputError(
+            f"{desk.backend.place} holds no document in {desk.backend.collection!r}; ingest some before "
+            "calibrate()."
+        )
+    return statistics
+
+
+def derive(desk: Desk, fanout: int) -> None:
+    """Make every section, root and contextual vector again from the chunk points.
+
+    Args:
+        desk: the store, with the merger that takes over.
+        fanout: of the merger before.
+    """
+    for roots, chunks in _batches(desk, list(_roots(desk))):
+        plans = [
+            whole(desk.ids, desk.merger, Head.of(root), points, contextual=desk.contextual)
+            for root, points in zip(roots, chunks, strict=True)
+        ]
+        written = [point for plan in plans for point in plan.chunks] if desk.contextual else []
+        desk.write(Plan(written, [point for plan in plans for point in plan.merged]))
+        if fanout != desk.merger.fanout:
+            _drop_sections(desk, roots, fanout)
+
+
+def _drop_sections(desk: Desk, roots: Iterable[Point], fanout: int) -> None:
+    stale: list[str] = []
+    for root in roots:
+        document_id, places = root.payload["document_id"], root.payload["stop"]
+        kept = set(desk.section_ids(document_id, places))
+        stale += [old for old in desk.section_ids(document_id, places, fanout) if old not in kept]
+    if stale:
+        desk.backend.delete("merged", stale)
+
+
+def _roots(desk: Desk) -> Iterator[Point]:
+    return desk.backend.scan("merged", _ROOTS)
+
+
+def _batches(desk: Desk, roots: Iterable[Point]) -> Iterator[tuple[list[Point], list[list[Point]]]]:
+    """Roots with the chunk points of their documents, about `CHUNKS_AT_ONCE` of them at a time."""
+    batch: list[Point] = []
+    waiting = 0
+    for root in roots:
+        batch.append(root)
+        waiting += root.payload["stop"]
+        if waiting >= CHUNKS_AT_ONCE:
+            yield batch, _chunks_of(desk, batch)
+            batch, waiting = [], 0
+    if batch:
+        yield batch, _chunks_of(desk, batch)
+
+
+def _chunks_of(desk: Desk, roots: Iterable[Point]) -> list[list[Point]]:
+    return stored_chunks(desk, [(root.payload["document_id"], root.payload["stop"]) for root in roots])
