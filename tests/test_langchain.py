@@ -183,14 +183,16 @@ def test_a_text_without_a_direction_stays_as_the_model_gave_it() -> None:
 class Transformer:
     """What langchain-huggingface holds: the context and the tokenizer of a sentence-transformers model."""
 
-    max_seq_length = 32
+    max_seq_length = model_max_length = 32
 
     @property
     def tokenizer(self) -> Any:
         return self
 
-    def tokenize(self, text: str) -> list[str]:
-        return text.split()
+    def __call__(self, text: str, *, add_special_tokens: bool, truncation: bool, verbose: bool) -> Any:
+        ends = ["[CLS]", "[SEP]"] if add_special_tokens else []
+        tokens = text.split() + ends
+        return {"input_ids": tokens[: self.model_max_length] if truncation else tokens}
 
 
 @pytest.mark.parametrize("name", ["_client", "client", "_model"])
