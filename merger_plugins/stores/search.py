@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.errors import InputError
 from merger_plugins.stores.backend import Backend, Payload, Scored, Where
@@ -28,13 +29,13 @@ class FusionWeights:
 
     Attributes:
         chunk: of the chunk, contextual where the store has contextual vectors.
-        section: of the best section of its document.
+        section: of the section that the chunk belongs to.
         root: of its document's root.
     """
 
     chunk: float = 1.0
     section: float = 0.3
-    root: float = 0.2
+    root: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("chunk", "section", "root"):
@@ -99,10 +100,13 @@ def search(
     weights: FusionWeights,
     per_document: bool,
     oversampling: int,
+    fanout: int,
 ) -> list[Hit]:
     """The k best hits of a level, best first; see `MergedStore.search`."""
     if level == "fused":
-        return _fused(backend, query, k, filter, weights, contextual, per_document, oversampling)
+        return _fused(
+            backend, ids, query, k, filter, weights, contextual, per_document, oversampling, fanout
+        )
     if level in ("chunk", "contextual"):
         found = backend.nearest(
             "chunks",
@@ -137,6 +141,7 @@ def checked_level(level: str, *, contextual: bool) -> None:
 
 def _fused(
     backend: Backend,
+    ids: PointIds,
     query: Vector,
     k: int,
     filter: Any,
@@ -144,6 +149,7 @@ def _fused(
     contextual: bool,
     per_document: bool,
     oversampling: int,
+    fanout: int,
 ) -> list[Hit]:
     depth = k * oversampling
     found = backend.nearest("chunks", query, depth, Where(filter=filter), contextual=contextual)
@@ -156,10 +162,17 @@ def _fused(
     candidates = {scored.point.id: scored for scored in found}
     documents = {scored.point.payload.get("document_id") for scored in found}
     named = sorted(document for document in documents if isinstance(document, str))
-    sections = _best(backend, query, _SECTIONS, named) if weights.section else {}
-    if weights.root:
-        roots |= _best(backend, query, _ROOTS, [document for document in named if document not in roots])
-    hits = [_fused_hit(scored, weights, sections, roots) for scored in candidates.values()]
+    roots |= _root_scores(backend, query, [document for document in named if document not in roots])
+    section_of = {
+        point_id: ids.section(scored.point.payload["document_id"], 1, scored.point.payload["position"] // fanout)
+        for point_id, scored in candidates.items()
+        if scored.point.payload.get("document_id") is not None
+    }
+    sections = _section_scores(backend, query, sorted(set(section_of.values()))) if weights.section else {}
+    hits = [
+        _fused_hit(scored, weights, sections.get(section_of.get(point_id, "")), roots)
+        for point_id, scored in candidates.items()
+    ]
     hits.sort(key=lambda hit: (-hit.score, hit.document_id or "", hit.position or 0))
     if per_document:
         best: dict[str, Hit] = {}
@@ -169,18 +182,25 @@ def _fused(
     return hits[:k]
 
 
-def _best(
-    backend: Backend, query: Vector, match: Mapping[str, str | int | bool], documents: Sequence[str]
-) -> dict[str, float]:
-    """Document id -> the best cosine among its points of this kind."""
+def _root_scores(backend: Backend, query: Vector, documents: Sequence[str]) -> dict[str, float]:
+    """Document id -> the cosine of its root."""
     if not documents:
         return {}
-    where = Where(match, documents=documents)
+    where = Where(_ROOTS, documents=documents)
     return _by_document(
-        backend.nearest(
-            "merged", query, len(documents), where, per_document=True, exact=True, payload=["document_id"]
-        )
+        backend.nearest("merged", query, len(documents), where, exact=True, payload=["document_id"])
     )
+
+
+def _section_scores(backend: Backend, query: Vector, section_ids: Sequence[str]) -> dict[str, float]:
+    """Id of a section's point -> its cosine."""
+    stored = backend.fetch("merged", section_ids, payload=False, vectors=True)
+    direction = unit(query[None])[0]
+    return {
+        point_id: float(direction @ point.vector)
+        for point_id, point in stored.items()
+        if point.vector is not None
+    }
 
 
 def _by_document(found: Iterable[Scored]) -> dict[str, float]:
@@ -188,13 +208,13 @@ def _by_document(found: Iterable[Scored]) -> dict[str, float]:
 
 
 def _fused_hit(
-    scored: Scored, weights: FusionWeights, sections: Mapping[str, float], roots: Mapping[str, float]
+    scored: Scored, weights: FusionWeights, section: float | None, roots: Mapping[str, float]
 ) -> Hit:
-    document: str = scored.point.payload.get("document_id") or ""
+    root = roots.get(scored.point.payload.get("document_id") or "")
+    # A document too short for a section has its root for one.
+    inside = root if section is None else section
     parts = ScoreParts(
-        scored.score,
-        sections.get(document) if weights.section else None,
-        roots.get(document) if weights.root else None,
+        scored.score, inside if weights.section else None, root if weights.root else None
     )
     score = (
         weights.chunk * parts.chunk
