@@ -82,8 +82,8 @@ def build(
 
 
 def black_box(places: int | str = "n") -> Any:
-    """tanh(2 Σ w x) with w the masses times 1 + 1 / place, to a sum of 1: neither linear, nor blind to order,
-    nor of unit length."""
+    """tanh(Σ w x) with w the masses times 1 + 1 / place: not linear, nor of unit length, nor blind to order
+    or to the scale of the masses."""
     node = onnx.helper.make_node
     nodes = [
         node("Shape", ["mask"], ["shape"]),
@@ -94,14 +94,11 @@ def black_box(places: int | str = "n") -> Any:
         node("Reciprocal", ["from_one"], ["falling"]),
         node("Add", ["falling", "one"], ["by_place"]),
         node("Mul", ["masses", "by_place"], ["everywhere"]),
-        node("Where", ["mask", "everywhere", "zero"], ["unscaled"]),
-        node("ReduceSum", ["unscaled", "axis"], ["total"], keepdims=1),
-        node("Div", ["unscaled", "total"], ["weights"]),
+        node("Where", ["mask", "everywhere", "zero"], ["weights"]),
         node("Unsqueeze", ["weights", "axis"], ["row"]),
         node("MatMul", ["row", "vectors"], ["pooled"]),
         node("Squeeze", ["pooled", "axis"], ["sum"]),
-        node("Add", ["sum", "sum"], ["twice"]),
-        node("Tanh", ["twice"], ["merged"]),
+        node("Tanh", ["sum"], ["merged"]),
     ]
     constants = {
         "i0": np.array(0),
@@ -122,10 +119,11 @@ Node = tuple[Array, float]
 
 
 def merged_by_hand(nodes: list[Node]) -> Array:
-    """What `black_box` computes of directions and masses, in float64."""
-    shares = np.array([mass * (1 + 1 / (place + 1)) for place, (_, mass) in enumerate(nodes)])
+    """What `black_box` computes of unit vectors and of masses over their largest, in float64."""
+    largest = max(mass for _, mass in nodes)
+    shares = np.array([mass / largest * (1 + 1 / (place + 1)) for place, (_, mass) in enumerate(nodes)])
     directions = normalised(np.stack([direction for direction, _ in nodes]))
-    return normalised(np.tanh(2 * (shares / shares.sum()) @ directions))
+    return normalised(np.tanh(shares @ directions))
 
 
 def joined_by_hand(nodes: list[Node | None]) -> Node | None:
