@@ -1,0 +1,110 @@
+"""Writes the README's tables from the result files: ``python -m benchmarks.readme``; ``--check`` only compares."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT
+
+README = ROOT / "README.md"
+
+DOCUMENT_ROWS = (
+    ("truncation", "the first 510 tokens, embedded (truncation)", "1 a document"),
+    ("mean", "mean of the chunk vectors, by mass (what people do today)", "1 a document"),
+    ("calibrated root, flat", "**calibrated root, merged at once**", "1 a document"),
+    ("calibrated root, tree", "**calibrated root, through the tree: what the hook stores**", "1 a document"),
+    ("mean of 10 chunks", "mean of every 10 chunks", "1/10 of the chunks"),
+    ("calibrated sections, K = 10", "**calibrated sections of 10 chunks**", "1/10 of the chunks"),
+    ("mean of 5 chunks", "mean of every 5 chunks", "1/5 of the chunks"),
+    ("calibrated sections, K = 5", "**calibrated sections of 5 chunks**", "1/5 of the chunks"),
+    ("raw chunks", "raw chunks, the best one (today's chunk search)", "every chunk"),
+    ("raw chunks + mean", "raw chunks + means of 10 + mean of all, fused", "every chunk + 1/10"),
+    ("raw chunks + root", "**raw chunks + section + root, fused**", "every chunk + 1/10"),
+    ("calibrated chunks", "**calibrated chunks**", "every chunk"),
+    ("calibrated chunks + root", "**calibrated chunks + section + root, fused**", "every chunk + 1/10"),
+    ("contextual chunks", "**contextual chunks**", "every chunk"),
+    ("contextual chunks + root", "**contextual chunks + section + root, fused**", "every chunk + 1/10"),
+)
+PASSAGE_ROWS = (
+    ("passages, whole paragraphs, raw", "paragraph embedded as one text, raw", "1 a paragraph"),
+    ("passages, whole paragraphs, calibrated", "**the same, calibrated**", "1 a paragraph"),
+    ("passages, whole paragraphs, contextual", "**the same, contextual**", "1 a paragraph"),
+    ("passages, mean of their chunks", "mean of the paragraph's chunks", "1 a paragraph"),
+    ("passages, calibrated merge of their chunks", "**calibrated merge of the paragraph's chunks**", "1 a paragraph"),
+    ("passages, best raw chunk", "raw chunks, the best one", "every chunk"),
+    ("passages, best calibrated chunk", "**calibrated chunks**", "every chunk"),
+    ("passages, best contextual chunk", "**contextual chunks**", "every chunk"),
+)
+
+
+def load(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    head, *body = rows
+    lines = [" | ".join(head), "|".join("---" for _ in head), *(" | ".join(row) for row in body)]
+    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
+
+
+def tables() -> dict[str, str]:
+    sets = load("retrieval")["figures"]
+    covid, xquad = (sets[name]["ndcg@10"] for name in ("covidqa", "xquad_en"))
+    gains = sets["covidqa"]["gain by calibrating on a subset"]
+    speed, parity = load("speed")["figures"]["ratios"], load("embedder_parity")
+    return {
+        "retrieval": table(
+            ("what is stored", "vectors", "COVID-QA", "XQuAD-en"),
+            *((what, vectors, f"{covid[row]:.3f}", f"{xquad[row]:.3f}") for row, what, vectors in DOCUMENT_ROWS),
+        ),
+        "passages": table(
+            ("what is stored", "vectors", "COVID-QA"),
+            *((what, vectors, f"{covid[row]:.3f}") for row, what, vectors in PASSAGE_ROWS),
+        ),
+        "subsets": table(
+            ("calibrated on", *(f"{name}" for name in gains["uncalibrated"])),
+            *(
+                (size.replace("13760 vectors", "all 13,760"), *(f"{gain:+.3f}" for gain in row.values()))
+                for size, row in gains.items()
+                if size != "uncalibrated"
+            ),
+        ),
+        "speed": table(
+            ("ratio", "measured"), *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items())
+        ),
+        "parity": table(
+            ("tokens", "texts", "least cosine", "mean cosine"),
+            *(
+                (str(group["tokens"]), str(group["texts"]), f"{group['min']:.5f}", f"{group['mean']:.5f}")
+                for group in (*parity["by_length"], {"tokens": "all", **parity["cosine"]})
+            ),
+        ),
+    }
+
+
+def filled(text: str) -> str:
+    for name, content in tables().items():
+        block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
+        text, found = re.subn(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+        if found != 1:
+            raise SystemExit(f"README.md needs one block <!-- {name} --> ... <!-- /{name} -->; it has {found}.")
+    return text
+
+
+def main() -> int:
+    text = README.read_text(encoding="utf-8")
+    fresh = filled(text)
+    if "--check" not in sys.argv:
+        README.write_text(fresh, encoding="utf-8")
+    elif fresh != text:
+        print("README.md disagrees with benchmarks/results; run: python -m benchmarks.readme", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
