@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from merger_plugins import CalibratedMerger, MeanMerger
+from merger_plugins import CalibratedMerger, ContextWeights, MeanMerger
 
 DIMENSION = 6
 """Small, and large enough that random vectors do not cancel out, where no direction is well defined."""
@@ -140,6 +140,26 @@ def ridge_solution(points: Sequence[Array] | Array, shares: Array, penalty: floa
         left += share * np.outer(point, point)
         right += share * np.asarray(point)
     return np.linalg.solve(left, right)
+
+
+def naive_blend(
+    leaves: Sequence[Array | None] | Array, root: Array, masses: Sequence[float], weights: ContextWeights
+) -> list[Array | None]:
+    """Each chunk plus its neighbours and the root; a place that is None is empty and stays None."""
+    held = [mass for leaf, mass in zip(leaves, masses, strict=True) if leaf is not None]
+    mean_mass = sum(held) / len(held)
+    blended: list[Array | None] = []
+    for i, leaf in enumerate(leaves):
+        if leaf is None:
+            blended.append(None)
+            continue
+        share = min((masses[i] / mean_mass) ** 0.5, 2.0)
+        total = np.array(leaf, np.float64)
+        for j, other in enumerate(leaves):
+            if other is not None and abs(i - j) in (1, 2):
+                total += share * weights.near / abs(i - j) * other
+        blended.append(total + share * weights.root * root)
+    return blended
 
 
 def cosine(a: Array, b: Array) -> float:

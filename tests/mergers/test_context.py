@@ -16,6 +16,7 @@ from tests.strategies import (
     chunk_vectors,
     cosine,
     mapped_back,
+    naive_blend,
     normalised,
     ridge_solution,
     weighted_sequences,
@@ -26,24 +27,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 proportions = st.floats(0, 1)
 weights = st.builds(ContextWeights, near=proportions, root=proportions)
-
-
-def naive_blend(leaves, root, masses, proportions):
-    """Each chunk plus its neighbours and the root; a place that is None is empty and stays None."""
-    held = [mass for leaf, mass in zip(leaves, masses, strict=True) if leaf is not None]
-    mean_mass = sum(held) / len(held)
-    blended = []
-    for i, leaf in enumerate(leaves):
-        if leaf is None:
-            blended.append(None)
-            continue
-        share = min((masses[i] / mean_mass) ** 0.5, 2.0)
-        total = np.array(leaf, np.float64)
-        for j, other in enumerate(leaves):
-            if other is not None and abs(i - j) in (1, 2):
-                total += share * proportions.near / abs(i - j) * other
-        blended.append(total + share * proportions.root * root)
-    return blended
 
 
 @given(weighted_sequences(), weights)
