@@ -64,6 +64,11 @@ def test_short_texts_keep_the_very_numbers_of_the_model(text: str) -> None:
     assert {type(value) for value in vector} == {float}
 
 
+def test_white_space_is_never_split_however_it_is_counted() -> None:
+    blank = " \n" * 50
+    assert wrapping(count_tokens=len).embed_documents([blank]) == FAKE.embed_documents([blank])
+
+
 def test_queries_keep_the_very_numbers_however_long() -> None:
     assert wrapping().embed_query(LONG) == FAKE.embed_query(LONG)
 
@@ -406,6 +411,17 @@ def test_calibration_uses_the_chunk_vectors_of_each_text() -> None:
     calibrated = wrapping(source).calibrated(iter([*texts, " ", ""]))
     assert calibrated.merger.fingerprint == MeanMerger().calibrated(sample).fingerprint
     assert len(source.calls) == 1
+
+
+def test_calibration_leaves_out_chunks_without_a_direction() -> None:
+    def forget(rows: list[list[float]]) -> list[list[float]]:
+        return [[0.0] * 12, *rows[1:]]
+
+    without_first = np.array(
+        FAKE.embed_documents([chunk.text for chunk in SentenceChunker(20, words).split(LONG)])
+    )[1:]
+    calibrated = wrapping(Recording(forget)).calibrated([LONG])
+    assert calibrated.merger.fingerprint == MeanMerger().calibrated([without_first]).fingerprint
 
 
 def test_calibration_streams() -> None:
