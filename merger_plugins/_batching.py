@@ -194,7 +194,7 @@ def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
     """Padded batches of similar length; each sequence of at most `longest` vectors is in exactly one.
 
     A batch holds at most `ITEMS_PER_BATCH` vectors, or one sequence where that alone is longer, and no
-    sequence in it is padded by more than a quarter of its length plus two.
+    sequence in it is padded by more than a quarter of its length.
     """
     lengths = sequences.lengths
     order = np.argsort(lengths, kind="stable")
@@ -202,7 +202,7 @@ def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
         order = order[lengths[order] <= longest]
     start = 0
     while start < len(order):
-        most = lengths[order[start]] * 5 // 4 + 2
+        most = lengths[order[start]] * 5 // 4
         stop = start + int(np.searchsorted(lengths[order[start:]], most, side="right"))
         room = np.flatnonzero(lengths[order[start:stop]] * np.arange(1, stop - start + 1) > ITEMS_PER_BATCH)
         if len(room):
