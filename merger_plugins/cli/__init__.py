@@ -16,4 +16,4 @@ def main() -> None:
             raise
         print(missing(error.name, extra="cli", purpose="The command line"), file=sys.stderr)
         sys.exit(1)
-    app()
+    app(prog_name="merger-plugins")

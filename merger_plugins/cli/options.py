@@ -6,6 +6,7 @@ import typer
 
 STORE_VARIABLE = "MERGER_PLUGINS_STORE"
 DEFAULT_STORE = ".merger-plugins"
+DEFAULT_COLLECTION = "documents"
 
 Store = Annotated[
     str,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -47,7 +51,7 @@ class Output:
         """Show text or tables on stdout; nothing where JSON is asked for."""
         if not self.as_json:
             for part in parts:
-                self._stdout.print(part, highlight=False, markup=False)
+                self._stdout.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
     def note(self, message: str) -> None:
         """Say something on stderr that is no part of the result."""
@@ -59,26 +63,38 @@ class Output:
         self._stderr.print(Text(f"error: {message}", style="red"), soft_wrap=True, highlight=False)
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, unit: str | None = None) -> Iterator[Advance]:
         """A bar with rate and time left, on a terminal; nothing elsewhere.
 
         Args:
             label: what is being done.
             total: how many units there are.
-            unit: their name, in the plural.
+            unit: their name, in the plural; None for bytes.
         """
+        counted = (
+            (DownloadColumn(), TransferSpeedColumn()) if unit is None else (MofNCompleteColumn(), _Rate(unit))
+        )
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            _Rate(unit),
+            *counted,
             TimeRemainingColumn(),
             console=self._stderr,
-            disable=not self._stderr.is_terminal,
+            disable=not self._stderr.file.isatty(),
             transient=True,
         )
         with bar:
-            yield Advance(bar, bar.add_task(label, total=total))
+            task = bar.add_task(label, total=total)
+            yield lambda units: bar.advance(task, units)
+
+    @contextmanager
+    def waiting(self, label: str) -> Iterator[None]:
+        """A sign of life while something takes as long as it takes, on a terminal; nothing elsewhere."""
+        if not self._stderr.file.isatty():
+            yield
+            return
+        with self._stderr.status(label):
+            yield
 
     def close(self) -> None:
         """Print the JSON document, where it is asked for."""
@@ -92,20 +108,8 @@ class Output:
             )
 
 
-class Advance:
-    """Moves a bar on."""
-
-    def __init__(self, bar: Progress, task: Any) -> None:
-        self._bar = bar
-        self._task = task
-
-    def __call__(self, units: int = 1) -> None:
-        """Add units done."""
-        self._bar.advance(self._task, units)
-
-    def label(self, text: str) -> None:
-        """Say what is being done now."""
-        self._bar.update(self._task, description=text)
+Advance = Callable[[float], None]
+"""Moves a bar on by so many units."""
 
 
 class _Rate(ProgressColumn):
@@ -134,7 +138,10 @@ def running(command: str, *, as_json: bool, interrupted: str = "Nothing was chan
     output = Output(command, as_json=as_json)
     code = 0
     try:
-        yield output
+        with warnings.catch_warnings():
+            # Other packages' warnings concern the user too, but not the line of code that they come from.
+            warnings.showwarning = lambda message, *_, **__: output.note(f"warning: {message}")
+            yield output
     except (MergerError, OSError) as error:
         output.problem(str(error))
     except KeyboardInterrupt:
@@ -145,19 +152,23 @@ def running(command: str, *, as_json: bool, interrupted: str = "Nothing was chan
         raise typer.Exit(code or FAILED)
 
 
-def table(*columns: str, title: str | None = None, right: int = 0) -> Table:
-    """A plain table; the last `right` columns hold numbers."""
-    from rich import box
+def table(*columns: str, right: Collection[str] = (), title: str | None = None) -> Table:
+    """A plain table without rows.
 
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, title_style="bold")
-    for index, column in enumerate(columns):
-        number = index >= len(columns) - right
+    Args:
+        columns: their headings.
+        right: those that hold numbers.
+        title: printed above.
+    """
+    made = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        number = column in right
         made.add_column(column, justify="right" if number else "left", no_wrap=number)
     return made
 
 
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr)
-    if not console.is_terminal:
+    if not console.file.isatty():
         console.width = WIDTH_WHEN_PIPED
     return console

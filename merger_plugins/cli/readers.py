@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation; `turn_id` is unique in it."""
+    """One message of a conversation; in a file, `turn_id` is unique and by default the number of its line."""
 
-    turn_id: str
     text: str
+    turn_id: str | None = None
     speaker: str | None = None
     session: str | None = None
     time: str | None = None
+
+    @property
+    def spoken(self) -> str:
+        """The text after its speaker, as it is embedded."""
+        return f"{self.speaker}: {self.text}" if self.speaker else self.text
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Conversation:
 
     id: str
     turns: tuple[Turn, ...]
+
+    @property
+    def text(self) -> str:
+        """All turns, one a line."""
+        return "\n".join(turn.spoken for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -136,24 +146,23 @@ def read_source(source: Source) -> Document | Conversation:
     return Document(source.id, content)
 
 
-def parse_turns(lines: Iterable[str], *, name: str, first: int = 1) -> list[Turn]:
+def parse_turns(lines: Iterable[str], *, name: str) -> list[Turn]:
     """Turns from lines, each a JSON object or plain text (``speaker: text`` or just text).
 
     Args:
         lines: blank ones are left out.
         name: what to call them in an error.
-        first: the number of the first turn, for turns without a ``turn_id``.
 
     Raises:
         DocumentError: a JSON object that is no turn; names the line.
     """
-    turns: list[Turn] = []
+    turns = []
     for number, line in enumerate(lines, 1):
         if line.lstrip().startswith("{"):
-            turns.append(_turn(line, f"{name}, line {number}", str(first + len(turns))))
+            turns.append(_turn(line, f"{name}, line {number}"))
         elif line.strip():
             speaker, text = _spoken(line.strip())
-            turns.append(Turn(str(first + len(turns)), text, speaker))
+            turns.append(Turn(text, speaker=speaker))
     return turns
 
 
@@ -312,27 +321,29 @@ def _unwrapped(page: str) -> str:
 
 
 def _chat(path: Path, data: bytes) -> tuple[Turn, ...]:
-    lines = _decode(path, data).split("\n")
     turns: dict[str, Turn] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_decode(path, data).split("\n"), 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        turn = _turn(line, place, str(number))
-        if turn.turn_id in turns:
-            raise DocumentError(f"{place}: the turn_id {turn.turn_id!r} is there twice. {_REPAIR}")
-        turns[turn.turn_id] = turn
+        turn = _turn(line, place)
+        turn_id = str(number) if turn.turn_id is None else turn.turn_id
+        if turn_id in turns:
+            raise DocumentError(f"{place}: the turn_id {turn_id!r} is there twice. {_REPAIR}")
+        turns[turn_id] = replace(turn, turn_id=turn_id)
     return tuple(turns.values())
 
 
 _REPAIR = "Repair the line or take it out; nothing of this chat was stored."
-_FIELDS = {"speaker": "role", "session": None, "time": "timestamp"}
 
 
-def _turn(line: str, place: str, number: str) -> Turn:
+def _turn(line: str, place: str) -> Turn:
     try:
         row = json.loads(line)
-    except ValueError as error:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DocumentError(f"{place}: not valid Unicode ({error.reason}). {_REPAIR}") from error
+    except (ValueError, RecursionError) as error:
         raise DocumentError(f"{place}: not JSON ({error}). {_REPAIR}") from error
     text = row.get("text", row.get("content")) if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip():
@@ -340,13 +351,18 @@ def _turn(line: str, place: str, number: str) -> Turn:
             f"{place}: not a turn; expected an object with a 'text', such as "
             f'{{"speaker": "Ann", "text": "Hello."}}. {_REPAIR}'
         )
-    turn_id = row.get("turn_id", row.get("id"))
-    others = {
-        name: None if value is None else str(value)
-        for name, alias in _FIELDS.items()
-        for value in [row.get(name, row.get(alias))]
-    }
-    return Turn(number if turn_id is None else str(turn_id), text.strip(), **others)
+
+    def field(name: str, alias: str) -> str | None:
+        value = row.get(name, row.get(alias))
+        return None if value is None else str(value)
+
+    return Turn(
+        text.strip(),
+        field("turn_id", "id"),
+        field("speaker", "role"),
+        field("session", "session_id"),
+        field("time", "timestamp"),
+    )
 
 
 _SPEAKER = re.compile(r"([^\W\d][\w .'-]{0,30}):\s+(\S.*)", re.DOTALL)
