@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,13 @@ import numpy as np
 from merger_plugins._extras import require
 from merger_plugins._types import Vector
 from merger_plugins.chunking import Chunker
-from merger_plugins.errors import InputError, StoreError, StoreFullError, StoreUnavailableError
+from merger_plugins.errors import (
+    InputError,
+    MergerError,
+    StoreError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Scored, Shelf, Where
 from merger_plugins.stores.records import METADATA
@@ -30,6 +35,9 @@ CHUNK, CONTEXTUAL = "chunk", "contextual"
 """Names of the two vectors of a chunk point where a collection has both; a single one has no name."""
 
 _POINTS_AT_ONCE = 256
+_FLOATS_AT_ONCE = 500_000
+"""About 10 MB of JSON; servers refuse requests of more than 32 MB."""
+
 _IDS_AT_ONCE = 1_000
 _INDEXES = {
     "document_id": models.PayloadSchemaType.KEYWORD,
@@ -140,15 +148,15 @@ class QdrantBackend(Backend):
         return found
 
     def write(self, shelf: Shelf, points: Sequence[Point]) -> None:
-        """In requests of 256 points."""
+        """In requests of at most 256 points."""
         named = self._named and shelf == "chunks"
-        for start in range(0, len(points), _POINTS_AT_ONCE):
+        for batch in _batches(points):
             # Validating each number again would take longer than the merge; the vectors were checked.
             structs = [
                 models.PointStruct.model_construct(
                     id=point.id, vector=_vector(point, named), payload=point.payload
                 )
-                for point in points[start : start + _POINTS_AT_ONCE]
+                for point in batch
             ]
             with self._errors() as client:
                 client.upsert(self._name(shelf), structs, wait=True)
@@ -245,10 +253,10 @@ class QdrantBackend(Backend):
             if self._client is None:
                 self._client = _connect(self._location)
             yield self._client
-        except (ResponseHandlingException, UnexpectedResponse, sqlite3.Error, OSError, RuntimeError) as error:
+        except MergerError:
+            raise
+        except Exception as error:  # HTTP, gRPC, SQLite and files each have errors of their own
             raise self._translated(error) from error
-        except ValueError as error:
-            raise InputError(f"Qdrant refused the request: {error}") from error
 
     def _translated(self, error: Exception) -> StoreError:
         text = str(error)
@@ -260,7 +268,7 @@ class QdrantBackend(Backend):
                 f"No space is left for {self.place} ({text}). Free some, then repeat the call: it completes "
                 "what is there."
             )
-        if isinstance(error, ResponseHandlingException):
+        if isinstance(error, ResponseHandlingException) or _unavailable(error):
             return StoreUnavailableError(
                 f"Qdrant does not answer at {self.place} ({error}). Check that the server runs and the URL "
                 "is right."
@@ -275,6 +283,22 @@ class QdrantBackend(Backend):
                 f"Qdrant at {self.place} refused access ({text}). Pass a QdrantClient with an api_key."
             )
         return StoreError(f"Qdrant in {self.place} failed: {text or error!r}")
+
+
+def _unavailable(error: Exception) -> bool:
+    """Whether a gateway found no server behind it, or gRPC none at all."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in (502, 503, 504)
+    code = getattr(error, "code", None)
+    return callable(code) and getattr(code(), "name", None) == "UNAVAILABLE"
+
+
+def _batches(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
+    """Points in order, as many at a time as one request takes."""
+    widest = max((point.vector.size for point in points if point.vector is not None), default=1)
+    size = max(1, min(_POINTS_AT_ONCE, _FLOATS_AT_ONCE // (2 * widest)))
+    for start in range(0, len(points), size):
+        yield points[start : start + size]
 
 
 def _place(location: str | os.PathLike[str] | QdrantClient) -> str:

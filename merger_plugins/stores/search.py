@@ -104,9 +104,7 @@ def search(
 ) -> list[Hit]:
     """The k best hits of a level, best first; see `MergedStore.search`."""
     if level == "fused":
-        return _fused(
-            backend, ids, query, k, filter, weights, contextual, per_document, oversampling, fanout
-        )
+        return _fused(backend, ids, query, k, filter, weights, contextual, per_document, oversampling, fanout)
     if level in ("chunk", "contextual"):
         found = backend.nearest(
             "chunks",
@@ -164,9 +162,11 @@ def _fused(
     named = sorted(document for document in documents if isinstance(document, str))
     roots |= _root_scores(backend, query, [document for document in named if document not in roots])
     section_of = {
-        point_id: ids.section(scored.point.payload["document_id"], 1, scored.point.payload["position"] // fanout)
+        point_id: ids.section(
+            scored.point.payload["document_id"], 1, scored.point.payload["position"] // fanout
+        )
         for point_id, scored in candidates.items()
-        if scored.point.payload.get("document_id") is not None
+        if {"document_id", "position"} <= scored.point.payload.keys()
     }
     sections = _section_scores(backend, query, sorted(set(section_of.values()))) if weights.section else {}
     hits = [
@@ -213,9 +213,7 @@ def _fused_hit(
     root = roots.get(scored.point.payload.get("document_id") or "")
     # A document too short for a section has its root for one.
     inside = root if section is None else section
-    parts = ScoreParts(
-        scored.score, inside if weights.section else None, root if weights.root else None
-    )
+    parts = ScoreParts(scored.score, inside if weights.section else None, root if weights.root else None)
     score = (
         weights.chunk * parts.chunk
         + weights.section * (parts.section or 0.0)

@@ -46,8 +46,7 @@ class StoreState:
     @property
     def merger(self) -> SequenceMerger:
         """The merger at work."""
-        if self._merger is None:
-            self._open()
+        self._open()
         assert self._merger is not None
         return self._merger
 
@@ -118,8 +117,8 @@ class StoreState:
         drop_statistics(self.backend, keep=after.fingerprint if after.pieces else None)
 
     def _open(self) -> None:
-        """Read the settings, once, and find the merger that belongs to them."""
-        if self._merger is not None:
+        """Read the settings and find the merger that belongs to them; once, as soon as there are any."""
+        if self._settings is not None:
             return
         merger = self.given
         layout = self.backend.layout()
@@ -155,6 +154,10 @@ class StoreState:
             )
         if self._settings is not None:
             return
+        if self.settings is not None:  # which reads them again
+            raise StoreError(
+                f"The store {self.backend.collection!r} was made by another writer just now. Repeat the call."
+            )
         merger = self.merger
         if merger.dimension not in (None, dimension):
             raise DimensionError(

@@ -207,9 +207,7 @@ class MergedStore:
             FingerprintError: the store holds vectors of another merger.
             StoreError: the database fails, or `ingest` of this document was interrupted.
         """
-        longest = None
-        if isinstance(turn, str):
-            longest = getattr(self.embedder, "max_tokens", None)
+        longest = self._trait("max_tokens") if isinstance(turn, str) else None
         pieces = pieces_of_turn(
             turn,
             text=text,
@@ -254,13 +252,13 @@ class MergedStore:
 
         Levels: ``"chunk"`` compares raw chunk vectors, ``"contextual"`` contextual ones, ``"section"`` the
         sections of level 1, ``"document"`` the roots. ``"fused"`` gives chunks, ranked by w_chunk · own
-        cosine + w_section · best section of its document + w_root · root, the own cosine being contextual
+        cosine + w_section · its section + w_root · its document's root, the own cosine being contextual
         where the store has such vectors.
 
         A fused search looks at k · `oversampling` best chunks, and as many from the documents of the 2 k best
         roots. A chunk that is in neither has a smaller cosine than the last of the former, and its document a
         smaller root than the last of the latter; it is missed if it belongs among the first k all the same,
-        for its document's best section, or because the database's index overlooked it.
+        for its section, or because the database's index overlooked it.
 
         Args:
             query: a text, or a raw query vector (d,).
@@ -300,6 +298,7 @@ class MergedStore:
             weights=weights or FusionWeights(),
             per_document=group_by_document,
             oversampling=oversampling,
+            fanout=self.merger.fanout,
         )
 
     def documents(self) -> Iterator[StoredDocument]:
@@ -385,8 +384,13 @@ class MergedStore:
 
     def _count(self, text: str) -> int:
         """Tokens of a text by the embedder's own count, or else its words."""
-        count: Callable[[str], int] = getattr(self.embedder, "count_tokens", words)
+        count: Callable[[str], int] = self._trait("count_tokens") or words
         return count(text)
+
+    def _trait(self, name: str) -> Any:
+        """Something that an embedder may have beside its two methods, wrapped or not."""
+        source = getattr(self.embedder, "source", self.embedder)
+        return getattr(source, name, None)
 
     def _embed(self, texts: Sequence[str]) -> Matrix:
         matrix = as_matrix(self.embedder.embed_documents(texts), what="The embedder's vectors")

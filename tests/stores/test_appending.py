@@ -1,0 +1,223 @@
+"""Conversations that grow turn by turn, compared with the merge of all turns."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from merger_plugins import TURN_WEIGHTS, MeanMerger
+from merger_plugins.errors import (
+    DimensionError,
+    EmptyInputError,
+    InputError,
+    StoreError,
+    StoreUnavailableError,
+)
+from merger_plugins.stores import MergedStore
+from tests.stores.support import (
+    DIMENSION,
+    CountingBackend,
+    FailingBackend,
+    HashingEmbedder,
+    assert_document,
+    informed,
+    merged,
+    stored,
+)
+from tests.strategies import NarrowCalibrated, NarrowMean, WindowedMean, chunk_vectors
+
+MERGERS = {
+    "mean": MeanMerger(),
+    "narrow mean": NarrowMean(),
+    "windowed mean": WindowedMean(),
+    "calibrated": informed(),
+    "narrow calibrated": informed(NarrowCalibrated),
+}
+
+
+@pytest.fixture
+def client():
+    client = QdrantClient(":memory:")
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("contextual", [False, True])
+@pytest.mark.parametrize("name", MERGERS)
+def test_appending_one_by_one_equals_ingesting_at_once(client, name, contextual):
+    merger = MERGERS[name]
+    store = MergedStore(CountingBackend(client), merger=merger, contextual=contextual)
+    vectors, masses = chunk_vectors(3, 64, DIMENSION), np.arange(1.0, 65)
+    for place, (vector, mass) in enumerate(zip(vectors, masses, strict=True)):
+        assert store.append("chat", vector, mass=mass).chunks == place + 1
+        if place in (0, 2, 8, 9, 10, 29, 30, 63):
+            assert_document(client, merger, "chat", vectors[: place + 1], masses[: place + 1])
+    store.ingest("at once", vectors=vectors, masses=masses)
+    roots = {key[0]: point for key, point in merged(client).items() if key[1] == "root"}
+    np.testing.assert_allclose(roots["chat"].vector, roots["at once"].vector, atol=1e-5)
+    assert roots["chat"].payload["content"] == roots["at once"].payload["content"]
+
+
+def test_contextual_turn_vectors_stay_close_to_fresh_ones(client):
+    merger = informed()
+    store = MergedStore(CountingBackend(client), merger=merger, contextual=True)
+    vectors = chunk_vectors(6, 80, DIMENSION)
+    for vector in vectors:
+        store.append("chat", vector)
+    points = sorted(stored(client, "documents", "chunks").values(), key=lambda p: p.payload["position"])
+    kept = np.stack([point.contextual for point in points])
+    fresh = merger.contextualize(vectors, weights=TURN_WEIGHTS)
+    cosines = np.einsum("nd,nd->n", kept, fresh)
+    assert cosines.min() > 0.99
+    np.testing.assert_allclose(cosines[-3:], 1, atol=1e-5)  # the last three were made by the last append
+
+
+@pytest.mark.parametrize("contextual", [False, True])
+def test_a_long_conversation_costs_as_many_points_and_requests_as_a_short_one(client, contextual):
+    backend = CountingBackend(client)
+    store = MergedStore(backend, merger=informed(), contextual=contextual)
+    reads, writes, requests = [], [], []
+    for vector in chunk_vectors(1, 420, DIMENSION):
+        backend.reset()
+        store.append("chat", vector)
+        reads.append(sum(backend.reads.values()))
+        writes.append(sum(backend.written.values()))
+        requests.append(backend.requests)
+    assert max(requests[1:]) <= 6
+    assert max(reads[350:]) <= 3 + 3 * 29
+    if not contextual:
+        assert max(writes) <= 5
+        assert np.mean(writes[20:]) < 3.2
+    else:
+        assert np.median(writes[20:]) <= 5
+
+
+def test_a_turn_carries_speaker_time_and_metadata(client):
+    embedder = HashingEmbedder()
+    store = MergedStore(CountingBackend(client), merger=MeanMerger(), embedder=embedder)
+    when = datetime(2026, 5, 4, 12, tzinfo=UTC)
+    store.append("chat", "hello you", speaker="Ada", time=when, metadata={"user": 7, "mood": "glad"})
+    store.append("chat", "hello back", speaker="Bob", time=5.5, metadata={"user": 7, "mood": "sad"})
+    assert embedder.seen == ["Ada: hello you", "Bob: hello back"]
+    hit = store.search("hello you Ada", 1)[0]
+    assert (hit.text, hit.speaker, hit.time) == ("hello you", "Ada", when.isoformat())
+    assert hit.metadata == {"user": 7, "mood": "glad"}
+    assert merged(client)["chat", "root", 1, 0].payload["metadata"] == {"user": 7}
+    (document,) = store.documents()
+    assert (document.conversation, document.chunks, document.metadata) == (True, 2, {"user": 7})
+
+
+def test_a_long_turn_becomes_several_chunks(client):
+    embedder = HashingEmbedder()
+    embedder.max_tokens = 22
+    store = MergedStore(CountingBackend(client), merger=informed(), embedder=embedder)
+    store.append("chat", "a short one")
+    sentence = "This sentence has exactly ten words in it right now. "
+    result = store.append("chat", sentence * 9, speaker="Ada")
+    assert result.chunks > 2
+    vectors = np.stack([embedder.embed_query(text) for text in embedder.seen])
+    masses = [
+        p.payload["mass"]
+        for p in sorted(stored(client, "documents", "chunks").values(), key=lambda p: p.payload["position"])
+    ]
+    assert_document(client, informed(), "chat", vectors, masses)
+    assert sum(masses) == 3 + 90
+
+
+def test_chunks_may_be_appended_to_an_ingested_document(client):
+    store = MergedStore(CountingBackend(client), merger=informed(), contextual=True)
+    vectors = chunk_vectors(2, 47, DIMENSION)
+    store.ingest("a", vectors=vectors[:43])
+    for vector in vectors[43:]:
+        store.append("a", vector)
+    assert_document(client, informed(), "a", vectors)
+    (document,) = store.documents()
+    assert not document.conversation
+
+
+def test_two_stores_on_one_client_see_each_others_turns(client):
+    vectors = chunk_vectors(2, 45, DIMENSION)
+    stores = [MergedStore(CountingBackend(client), merger=informed()) for _ in range(2)]
+    for place, vector in enumerate(vectors):
+        stores[place % 2].append("chat", vector)
+    assert_document(client, informed(), "chat", vectors)
+
+
+@pytest.mark.parametrize("name", ["narrow mean", "narrow calibrated"])
+def test_a_turn_that_was_interrupted_can_be_said_again_or_otherwise(client, name):
+    merger = MERGERS[name]
+    backend = FailingBackend(client)
+    store = MergedStore(backend, merger=merger, contextual=True)
+    vectors = chunk_vectors(2, 40, DIMENSION)
+    failures = 0
+    for place, vector in enumerate(vectors):
+        backend.changes_left = place % 5
+        try:
+            store.append("chat", -vector[::-1] if place % 2 else vector)
+        except StoreUnavailableError:
+            failures += 1
+            backend.changes_left = None
+            store.append("chat", vector)
+        else:
+            store.delete("chat")
+            backend.changes_left = None
+            for again in vectors[: place + 1]:
+                store.append("chat", again)
+    assert failures > 25
+    assert_document(client, merger, "chat", vectors)
+
+
+def test_a_turn_after_an_interrupted_shrinking_drops_what_was_left(client):
+    backend = FailingBackend(client)
+    store = MergedStore(backend, merger=MeanMerger())
+    long, short = chunk_vectors(1, 35, DIMENSION), chunk_vectors(2, 12, DIMENSION)
+    store.ingest("a", vectors=long)
+    backend.changes_left = 1 + 12 + 3 + 4  # mark, chunks, sections and root; then some of the deletions
+    with pytest.raises(StoreUnavailableError):
+        store.ingest("a", vectors=short)
+    backend.changes_left = None
+    more = chunk_vectors(3, 1, DIMENSION)
+    store.append("a", more[0])
+    assert_document(client, MeanMerger(), "a", np.concatenate([short, more]))
+
+
+def test_appending_to_a_document_that_is_half_replaced_is_refused(client):
+    backend = FailingBackend(client)
+    store = MergedStore(backend, merger=MeanMerger())
+    store.ingest("a", vectors=chunk_vectors(1, 35, DIMENSION))
+    backend.changes_left = 5
+    with pytest.raises(StoreUnavailableError):
+        store.ingest("a", vectors=chunk_vectors(2, 35, DIMENSION))
+    backend.changes_left = None
+    with pytest.raises(StoreError, match="Ingest it again"):
+        store.append("a", chunk_vectors(3, 1, DIMENSION)[0])
+
+
+def test_a_missing_point_is_an_error_that_says_what_to_do(client):
+    store = MergedStore(CountingBackend(client), merger=NarrowMean())
+    vectors = chunk_vectors(1, 21, DIMENSION)
+    store.ingest("a", vectors=vectors[:20])
+    section = merged(client)["a", "section", 2, 9]
+    client.delete("documents__merged", [section.id])
+    with pytest.raises(StoreError, match="rebuild"):
+        store.append("a", vectors[20])
+    store.rebuild()
+    store.append("a", vectors[20])
+    assert_document(client, NarrowMean(), "a", vectors)
+
+
+@pytest.mark.parametrize(
+    ("turn", "error"),
+    [("  ", EmptyInputError), (np.ones(DIMENSION + 1), DimensionError), (np.ones((2, 2)), DimensionError)],
+)
+def test_a_bad_turn_changes_nothing(client, turn, error):
+    store = MergedStore(CountingBackend(client), merger=MeanMerger(), embedder=HashingEmbedder())
+    vectors = chunk_vectors(1, 3, DIMENSION)
+    for vector in vectors:
+        store.append("chat", vector)
+    with pytest.raises(error):
+        store.append("chat", turn)
+    with pytest.raises(InputError, match="id"):
+        store.append("", vectors[0])
+    assert_document(client, MeanMerger(), "chat", vectors)
