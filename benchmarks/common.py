@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tokenizers import Tokenizer
 
 from merger_plugins import load_embedder
@@ -177,7 +176,10 @@ def write_result(name: str, *, seed: int | None, data: dict[str, str], figures: 
         "seed": seed,
         "data": data,
         "embedder": {"name": load_embedder().name, "fingerprint": open_artefact(FOLDER).fingerprint},
-        "versions": {p: version(p) for p in _installed("merger-plugins", "numpy", "onnxruntime", "tokenizers", "qdrant-client")},
+        "versions": {
+            p: version(p)
+            for p in _installed("merger-plugins", "numpy", "onnxruntime", "tokenizers", "qdrant-client")
+        },
         "python": platform.python_version(),
         "commit": _commit(),
         "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
@@ -198,7 +200,9 @@ def _installed(*packages: str) -> Iterator[str]:
 
 
 def _commit() -> str:
-    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return run.stdout.strip() or "unknown"
 
 

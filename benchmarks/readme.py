@@ -1,4 +1,4 @@
-"""Writes the README's tables from the result files: ``python -m benchmarks.readme``; ``--check`` only compares."""
+"""Writes the README's tables from the result files; with ``--check`` only compares them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ PASSAGE_ROWS = (
     ("passages, whole paragraphs, calibrated", "**the same, calibrated**", "1 a paragraph"),
     ("passages, whole paragraphs, contextual", "**the same, contextual**", "1 a paragraph"),
     ("passages, mean of their chunks", "mean of the paragraph's chunks", "1 a paragraph"),
-    ("passages, calibrated merge of their chunks", "**calibrated merge of the paragraph's chunks**", "1 a paragraph"),
+    (
+        "passages, calibrated merge of their chunks",
+        "**calibrated merge of the paragraph's chunks**",
+        "1 a paragraph",
+    ),
     ("passages, best raw chunk", "raw chunks, the best one", "every chunk"),
     ("passages, best calibrated chunk", "**calibrated chunks**", "every chunk"),
     ("passages, best contextual chunk", "**contextual chunks**", "every chunk"),
@@ -59,7 +63,10 @@ def tables() -> dict[str, str]:
     return {
         "retrieval": table(
             ("what is stored", "vectors", "COVID-QA", "XQuAD-en"),
-            *((what, vectors, f"{covid[row]:.3f}", f"{xquad[row]:.3f}") for row, what, vectors in DOCUMENT_ROWS),
+            *(
+                (what, vectors, f"{covid[row]:.3f}", f"{xquad[row]:.3f}")
+                for row, what, vectors in DOCUMENT_ROWS
+            ),
         ),
         "passages": table(
             ("what is stored", "vectors", "COVID-QA"),
@@ -74,7 +81,8 @@ def tables() -> dict[str, str]:
             ),
         ),
         "speed": table(
-            ("ratio", "measured"), *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items())
+            ("ratio", "measured"),
+            *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items()),
         ),
         "parity": table(
             ("tokens", "texts", "least cosine", "mean cosine"),
@@ -89,9 +97,13 @@ def tables() -> dict[str, str]:
 def filled(text: str) -> str:
     for name, content in tables().items():
         block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
-        text, found = re.subn(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+        text, found = re.subn(
+            rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
+        )
         if found != 1:
-            raise SystemExit(f"README.md needs one block <!-- {name} --> ... <!-- /{name} -->; it has {found}.")
+            raise SystemExit(
+                f"README.md needs one block <!-- {name} --> ... <!-- /{name} -->; it has {found}."
+            )
     return text
 
 
@@ -101,7 +113,9 @@ def main() -> int:
     if "--check" not in sys.argv:
         README.write_text(fresh, encoding="utf-8")
     elif fresh != text:
-        print("README.md disagrees with benchmarks/results; run: python -m benchmarks.readme", file=sys.stderr)
+        print(
+            "README.md disagrees with benchmarks/results; run: python -m benchmarks.readme", file=sys.stderr
+        )
         return 1
     return 0
 

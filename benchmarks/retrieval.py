@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import DEFAULT_DATA, Floats, Ints, Task, best_of_group, by_group, load_task, ndcg10, write_result
+from benchmarks.common import (
+    DEFAULT_DATA,
+    Floats,
+    Ints,
+    Task,
+    best_of_group,
+    by_group,
+    load_task,
+    ndcg10,
+    write_result,
+)
 from merger_plugins import CalibrationStatistics, MeanMerger, SequenceMerger, load_merger
 from merger_plugins.mergers.base import FANOUT
 from merger_plugins.stores import FusionWeights
@@ -27,13 +37,14 @@ BARS = {
     "covidqa": {
         "truncation": 0.499, "mean": 0.559, "calibrated root, flat": 0.646, "calibrated root, tree": 0.620,
         "mean of 10 chunks": 0.677, "calibrated sections, K = 10": 0.755, "calibrated sections, K = 5": 0.761,
-        "raw chunks": 0.772, "raw chunks + root": 0.782, "calibrated chunks": 0.803, "calibrated chunks + root": 0.815,
-        "passages, whole paragraphs, contextual": 0.440,
+        "raw chunks": 0.772, "raw chunks + root": 0.782, "calibrated chunks": 0.803,
+        "calibrated chunks + root": 0.815, "passages, whole paragraphs, contextual": 0.440,
     },
     "xquad_en": {
         "truncation": 0.890, "mean": 0.915, "calibrated root, flat": 0.927, "calibrated root, tree": 0.919,
         "mean of 10 chunks": 0.933, "calibrated sections, K = 10": 0.945, "calibrated sections, K = 5": 0.956,
-        "raw chunks": 0.982, "raw chunks + root": 0.982, "calibrated chunks": 0.978, "calibrated chunks + root": 0.982,
+        "raw chunks": 0.982, "raw chunks + root": 0.982, "calibrated chunks": 0.978,
+        "calibrated chunks + root": 0.982,
     },
 }  # fmt: skip
 """What a run is compared with; a missed bar is printed."""
@@ -150,7 +161,9 @@ def passage_rows(task: Task, merger: SequenceMerger) -> dict[str, float]:
             np.concatenate([own.contextualize(p, masses=mass) for p, mass in pairs])
         ),
         "passages, mean of their chunks": best(MeanMerger().merge_many(inside, masses=inside_masses), filled),
-        "passages, calibrated merge of their chunks": best(merger.merge_many(inside, masses=inside_masses), filled),
+        "passages, calibrated merge of their chunks": best(
+            merger.merge_many(inside, masses=inside_masses), filled
+        ),
         "passages, best raw chunk": best(task.chunks, task.passage),
         "passages, best calibrated chunk": best(merger.merge_many(list(task.chunks[:, None])), task.passage),
         "passages, best contextual chunk": best(contextual(task, merger), task.passage),
@@ -194,7 +207,9 @@ def subset_rows(task: Task, base: SequenceMerger) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with eval/<set>/*.jsonl.gz")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--no-subsets", action="store_true", help="leave out calibrating on subsets")
@@ -210,12 +225,16 @@ def main() -> int:
         merger = load_merger().calibrated(task.sequences())
         rows = document_rows(task, merger) | passage_rows(task, merger)
         figures[name] = {"documents": task.documents, "chunks": len(task.chunks), "ndcg@10": rows}
-        print(f"\n{name}: {task.documents} documents, {len(task.chunks)} chunks, {len(task.queries)} questions")
+        print(
+            f"\n{name}: {task.documents} documents, {len(task.chunks)} chunks, {len(task.queries)} questions"
+        )
         for row, value in rows.items():
             bar = BARS.get(name, {}).get(row)
             short = bar is not None and value < bar
             missed += [f"{name}, {row}: {value} < {bar}"] if short else []
-            print(f"  {row:<46} {value:.4f}" + (f"   bar {bar:.3f}{'  MISSED' if short else ''}" if bar else ""))
+            print(
+                f"  {row:<46} {value:.4f}" + (f"   bar {bar:.3f}{'  MISSED' if short else ''}" if bar else "")
+            )
         if not options.no_subsets:
             figures[name]["gain by calibrating on a subset"] = subsets = subset_rows(task, load_merger())
             for row, value in subsets.items():

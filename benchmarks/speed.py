@@ -170,7 +170,9 @@ BARS = {
 def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "benchmark.json")
-        code = pytest.main([__file__, "-q", "-p", "no:cacheprovider", f"--benchmark-json={path}", *sys.argv[1:]])
+        code = pytest.main(
+            [__file__, "-q", "-p", "no:cacheprovider", f"--benchmark-json={path}", *sys.argv[1:]]
+        )
         if code:
             return int(code)
         runs = json.loads(path.read_text())["benchmarks"]
@@ -179,7 +181,8 @@ def main() -> int:
         "merging over embedding a corpus": seconds["merge_corpus"] / seconds["embed_corpus"],
         "calibrating over embedding a corpus": seconds["calibrate_corpus"] / seconds["embed_corpus"],
         "merge_many over a loop, mean": seconds["merge[loop-mean]"] / seconds["merge[many-mean]"],
-        "merge_many over a loop, calibrated": seconds["merge[loop-calibrated]"] / seconds["merge[many-calibrated]"],
+        "merge_many over a loop, calibrated": seconds["merge[loop-calibrated]"]
+        / seconds["merge[many-calibrated]"],
         "merge_many over a loop, onnx": seconds["merge[loop-onnx]"] / seconds["merge[many-onnx]"],
         "append and read, turn 100,000 over turn 100": seconds["append_and_read[100000]"]
         / seconds["append_and_read[100]"],

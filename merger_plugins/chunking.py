@@ -80,7 +80,7 @@ class SentenceChunker:
         if not text.strip():
             raise EmptyInputError("The text is empty; there is nothing to split.")
         count = self._count_tokens or _bundled_count()
-        chunks = []
+        chunks: list[Chunk] = []
         for paragraph in _PARAGRAPH.finditer(text):
             chunks += self._pack(text, *paragraph.span(), count)
         return chunks

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,10 @@ def test_a_paragraph_ends_a_chunk_even_where_the_next_would_fit():
 
 
 def test_a_line_break_is_a_sentence_boundary_but_not_a_paragraph():
-    assert split("- one two three\n- four five six\n- seven") == ["- one two three", "- four five six\n- seven"]
+    assert split("- one two three\n- four five six\n- seven") == [
+        "- one two three",
+        "- four five six\n- seven",
+    ]
 
 
 def test_a_slightly_long_sentence_stays_whole_and_a_long_one_is_cut_evenly_between_words():
@@ -75,6 +80,6 @@ def test_chunks_are_exact_pieces_in_order_and_hold_all_that_is_not_white_space(t
         return
     chunks = SentenceChunker(size, letters).split(text)
     assert [Chunk(text[c.start : c.end], c.start, c.end, c.tokens) for c in chunks] == chunks
-    assert all(a.end <= b.start for a, b in zip(chunks, chunks[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(chunks))
     assert "".join("".join(c.text.split()) for c in chunks) == "".join(text.split())
     assert all(c.tokens >= 1 and c.text.strip() for c in chunks)

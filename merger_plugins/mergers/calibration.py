@@ -245,8 +245,9 @@ class Calibration:
         taken about m, so that what m leaves of the mean is evened out like any other direction. It is
         S = (1 - w) C + w B with w = 400 / (400 + n), B the background's second moment, or an identity of
         C's trace where the model is unknown (linear shrinkage, Ledoit and Wolf 2004), and
-        P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.56, a little over whitening, for a large collection
-        and nears 0.2 for a small one: directions that few vectors estimated are trusted less.
+        P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.56, a little over
+        whitening, for a large collection and nears 0.2 for a small one: directions that few vectors
+        estimated are trusted less.
         """
         count = statistics.vectors if statistics else 0
         mean = np.zeros(len(background.second_moment))
