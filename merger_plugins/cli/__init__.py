@@ -12,8 +12,9 @@ def main() -> None:
     try:
         from merger_plugins.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
+        package = (error.name or "").partition(".")[0]
+        if package not in _NEEDED:
             raise
-        print(missing(error.name, extra="cli", purpose="The command line"), file=sys.stderr)
+        print(missing(package, extra="cli", purpose="The command line"), file=sys.stderr)
         sys.exit(1)
     app(prog_name="merger-plugins")

@@ -212,8 +212,8 @@ class TestChats:
         assert read("c.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n") == Conversation(
             "c.jsonl",
             (
-                Turn("a", "Hello.", "Ann", "s1", "2026-01-01T10:00:00Z"),
-                Turn("2", "Hi.", "user", None, "17"),
+                Turn("Hello.", "a", "Ann", "s1", "2026-01-01T10:00:00Z"),
+                Turn("Hi.", "2", "user", None, "17"),
             ),
         )
 
@@ -233,13 +233,15 @@ class TestChats:
         turns = parse_turns(
             ["Ann Lee: Where is it?\n", "\n", "in the box at 10:30\n", '{"speaker": "Bo", "text": "Yes."}\n'],
             name="stdin",
-            first=7,
         )
         assert turns == [
-            Turn("7", "Where is it?", "Ann Lee"),
-            Turn("8", "in the box at 10:30"),
-            Turn("9", "Yes.", "Bo"),
+            Turn("Where is it?", speaker="Ann Lee"),
+            Turn("in the box at 10:30"),
+            Turn("Yes.", speaker="Bo"),
         ]
+
+    def test_half_a_surrogate_pair_is_refused(self, refused):
+        assert "Unicode" in refused("c.jsonl", '{"text": "\\ud800"}')
 
     def test_json_typed_wrong(self):
         with pytest.raises(DocumentError, match="stdin, line 2: not JSON"):
