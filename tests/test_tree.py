@@ -378,6 +378,18 @@ def test_nodes_of_a_frontier_resume_the_merge(merger):
     assert np.allclose(resumed.vector, rolling.vector, **TOLERANCE)
 
 
+@every_merger
+def test_a_resumed_merge_has_the_complete_nodes_of_what_it_kept(merger):
+    rolling = rolled(merger, chunk_vectors(0, 77))
+    resumed = merger.rolling(rolling.state)
+    for level, (start, _) in enumerate(frontier(77, merger.fanout, lazy=merger._lazy_carry)):
+        complete = 77 // merger.fanout**level
+        expected, nodes = (r.nodes(level, start, complete) for r in (rolling, resumed))
+        assert np.allclose(nodes.vectors, expected.vectors, atol=1e-4)
+        assert np.allclose(nodes.masses, expected.masses)
+        assert np.array_equal(nodes.counts, expected.counts)
+
+
 def test_nodes_that_do_not_exist_are_refused():
     rolling = rolled(MEAN, chunk_vectors(0, 25))
     with pytest.raises(InputError, match="Nodes 0 to 3 do not exist: this level holds 2"):

@@ -81,11 +81,13 @@ def test_the_order_of_documents_does_not_matter(parts, random):
 
 def test_documents_and_loose_vectors_may_be_mixed():
     document, loose = chunk_vectors(0, 5), chunk_vectors(1, 3)
-    expected = CalibrationStatistics(DIMENSION)
-    expected.update(document)
-    expected.update(loose, one_sequence=False)
-    assert_same(CalibrationStatistics.of([loose[0], document, *loose[1:]]), expected)
-    assert (expected.vectors, expected.sequences) == (8, 4)
+    expected = naive_covariance([normalised(document), *normalised(loose)[:, None]])
+    updated = CalibrationStatistics(DIMENSION)
+    updated.update(document)
+    updated.update(loose, one_sequence=False)
+    for statistics in (updated, CalibrationStatistics.of([loose[0], document, *loose[1:]])):
+        assert (statistics.vectors, statistics.sequences) == (8, 4)
+        assert np.allclose(statistics.covariance, expected, atol=1e-6)
 
 
 def test_a_long_sample_is_read_in_blocks(monkeypatch):
