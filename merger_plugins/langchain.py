@@ -58,18 +58,19 @@ class MergerEmbeddings(Embeddings):
     the numbers that the wrapped model gave. So in an index that exists only the long texts are added anew.
 
     The default merger is the mean, whatever the model. nDCG@10 of the right document, bundled embedder; first
-    with every document stored whole, then with a random half of them stored as passages of up to 250 tokens:
+    with every document stored whole, then with a random half of them stored as passages of up to 250 tokens
+    (``python -m benchmarks.long_texts``):
 
-    =============================================  ===========  =========  =========
-    stored for a long text                         demo corpus  XQuAD-en   COVID-QA
-    =============================================  ===========  =========  =========
-    the wrapped model's vector: cut off            0.94  0.85   0.89 0.91  0.50 0.53
-    mean of its chunk vectors                      0.80  0.81   0.91 0.93  0.56 0.62
-    half opening, half mean: the default           0.92  0.87   0.91 0.93  0.57 0.61
-    ``merger=load_merger()``                       0.95  0.90   0.93 0.94  0.58 0.63
-    `calibrated`                                   0.98  0.96   0.94 0.95  0.66 0.67
-    `calibrated`, but passages with raw vectors    0.98  0.72   0.94 0.86  0.66 0.39
-    =============================================  ===========  =========  =========
+    ============================================  ===========  ===========  ===========
+    stored for a long text                        demo corpus  XQuAD-en     COVID-QA
+    ============================================  ===========  ===========  ===========
+    the wrapped model's vector: cut off           0.939 0.847  0.891 0.908  0.500 0.525
+    mean of its chunk vectors                     0.798 0.807  0.913 0.934  0.560 0.620
+    half opening, half mean: the default          0.924 0.866  0.912 0.931  0.565 0.613
+    ``merger=load_merger()``                      0.946 0.900  0.928 0.945  0.581 0.625
+    `calibrated`                                  0.977 0.958  0.943 0.956  0.663 0.670
+    `calibrated`, but passages with raw vectors   0.977 0.717  0.943 0.861  0.663 0.391
+    ============================================  ===========  ===========  ===========
 
     A mean alone forgets what the title said. A calibrated vector has a lower cosine with a query than the raw
     vector of the same text, so one index holds the one kind or the other: a merger that changes single
@@ -176,8 +177,9 @@ class MergerEmbeddings(Embeddings):
         too. Make them again when the collection has grown manifold.
 
         Args:
-            texts: what the index will hold, long and short, or a sample of it; half of the documents cost up
-                to 0.014 of the figures above. Read once, in a stream, split into chunks and embedded.
+            texts: what the index will hold, long and short, or a sample of it. The worst of five random halves
+                cost 0.022 of the figures above on the 16 demo documents, 0.012 on the 98 of COVID-QA. Read
+                once, in a stream, split into chunks and embedded.
 
         Returns:
             New embeddings; these are unchanged.
