@@ -177,9 +177,9 @@ class MergerEmbeddings(Embeddings):
         too. Make them again when the collection has grown manifold.
 
         Args:
-            texts: what the index will hold, long and short, or a sample of it. The worst of five random halves
-                cost 0.022 of the figures above on the 16 demo documents, 0.012 on the 98 of COVID-QA. Read
-                once, in a stream, split into chunks and embedded.
+            texts: what the index will hold, long and short, or a sample of it. Of five random halves, the
+                worst cost 0.022 of the figures above with the 16 demo documents, 0.012 with COVID-QA's 98.
+                Read once, in a stream, split into chunks and embedded.
 
         Returns:
             New embeddings; these are unchanged.
