@@ -43,7 +43,7 @@ _INDEXES = {
     "document_id": models.PayloadSchemaType.KEYWORD,
     "kind": models.PayloadSchemaType.KEYWORD,
     "level": models.PayloadSchemaType.INTEGER,
-    "conversation": models.PayloadSchemaType.BOOL,
+    "source": models.PayloadSchemaType.KEYWORD,
 }
 _FULL = ("disk is full", "no space left", "disk quota", "out of disk", "available disk space")
 

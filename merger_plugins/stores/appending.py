@@ -8,7 +8,7 @@ from merger_plugins.errors import StoreError
 from merger_plugins.stores.backend import Payload, Point
 from merger_plugins.stores.documents import Ingested, Piece, Prepared
 from merger_plugins.stores.ingestion import Desk, chunk_points
-from merger_plugins.stores.planning import Covering, Head, Plan, extended, renewal_of, whole
+from merger_plugins.stores.planning import Covering, Head, Plan, extended, is_conversation, renewal_of, whole
 from merger_plugins.stores.records import METADATA, content_hash
 
 
@@ -33,7 +33,7 @@ def append(desk: Desk, document_id: str, pieces: list[Piece]) -> Ingested:
     prepared = Prepared(document_id, _shared(root, pieces), pieces)
     added = chunk_points(desk, prepared, rows, [None] * len(rows), places)
     content = content_hash((point.payload for point in added), root.payload["content"] if root else "")
-    head = Head(document_id, content, root.payload["conversation"] if root else True, prepared.metadata)
+    head = Head(document_id, content, root is None or is_conversation(root), prepared.metadata)
     if root is None:
         end = desk.end(document_id, 0)
         plan = whole(desk.ids, desk.merger, head, added, contextual=desk.contextual)

@@ -50,7 +50,7 @@ class Where:
         filter: the caller's own: metadata key -> value or list of values, or the database's filter object.
     """
 
-    match: Mapping[str, str | int | bool] = field(default_factory=dict)
+    match: Mapping[str, str | int] = field(default_factory=dict)
     documents: Sequence[str] | None = None
     filter: Any = None
 

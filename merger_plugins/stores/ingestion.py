@@ -13,7 +13,7 @@ from merger_plugins.errors import StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.backend import Backend, Point
 from merger_plugins.stores.documents import Ingested, Prepared, placed
-from merger_plugins.stores.planning import Head, Plan, differs, section_keys, whole
+from merger_plugins.stores.planning import Head, Plan, differs, is_conversation, section_keys, whole
 from merger_plugins.stores.records import META_ID, METADATA, PointIds, content_hash
 from merger_plugins.stores.settings import Settings, check
 
@@ -30,7 +30,7 @@ class Desk:
         ids: of the collection.
         merger: the resolved one.
         contextual: whether chunk points carry contextual vectors.
-        dimension: d of the collection; None where it does not exist yet.
+        exists: whether anything was ingested before.
         embed: texts -> (n, d) chunk vectors.
         prepare: makes what is missing of the collections, for this dimension.
     """
@@ -39,7 +39,7 @@ class Desk:
     ids: PointIds
     merger: SequenceMerger
     contextual: bool
-    dimension: int | None
+    exists: bool
     embed: Callable[[Sequence[str]], Matrix]
     prepare: Callable[[int], None]
 
@@ -49,7 +49,7 @@ class Desk:
         Raises:
             FingerprintError: another merger has taken over in the meantime.
         """
-        if self.dimension is None:
+        if not self.exists:
             return {}
         points = self.backend.fetch("merged", [META_ID, *point_ids])
         settings = points.pop(META_ID, None)
@@ -161,7 +161,7 @@ def _looked_up(desk: Desk, documents: Sequence[Prepared]) -> list[_Job]:
     roots = desk.lookup([desk.ids.root(document.id) for document in documents])
     # A chunk after the document's end is what an interrupted call left behind, or a longer version.
     ends = [desk.ids.chunk(document.id, len(document.pieces)) for document in documents]
-    beyond = {} if desk.dimension is None else desk.backend.fetch("chunks", ends, payload=False)
+    beyond = desk.backend.fetch("chunks", ends, payload=False) if desk.exists else {}
     jobs = []
     for document, end in zip(documents, ends, strict=True):
         job = _Job(document, content_hash(piece.payload for piece in document.pieces))
@@ -181,7 +181,7 @@ def _is_stored(job: _Job) -> bool:
     return bool(
         payload["content"] == job.content
         and payload[METADATA] == job.document.metadata
-        and not payload["conversation"]
+        and not is_conversation(job.root)
         and not payload["writing"]
     )
 

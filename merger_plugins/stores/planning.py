@@ -22,6 +22,15 @@ from merger_plugins.tree import RollingMerge, frontier
 _SAME = 1e-6
 
 
+SOURCES = ("document", "conversation")
+"""What a root says of where its chunks came from: all at once, or turn by turn."""
+
+
+def is_conversation(root: Point) -> bool:
+    """Whether a stored root's chunks came turn by turn."""
+    return bool(root.payload["source"] == SOURCES[True])
+
+
 @dataclass(frozen=True)
 class Head:
     """What is known of a document as a whole.
@@ -46,7 +55,7 @@ class Head:
         return cls(
             root.payload["document_id"],
             root.payload["content"],
-            root.payload["conversation"],
+            is_conversation(root),
             root.payload[METADATA],
             root.payload["writing"],
         )
@@ -319,7 +328,11 @@ def _root(ids: PointIds, rolling: RollingMerge, head: Head, renewal: Renewal | N
     payload = _merged_payload(
         rolling, head, "root", root_level(places, rolling.merger.fanout), (0, places), None
     )
-    payload |= {"content": head.content, "conversation": head.conversation, "writing": head.writing}
+    payload |= {
+        "content": head.content,
+        "source": SOURCES[head.conversation],
+        "writing": head.writing,
+    }
     if renewal is not None:
         payload["context"] = {"root": pack(renewal.root), "mean_mass": renewal.mean_mass}
     return Point(ids.root(head.document_id), payload, rolling.vector)

@@ -19,8 +19,8 @@ SearchLevel = Literal["chunk", "contextual", "section", "document", "fused"]
 OVERSAMPLING = 10
 """Candidates for each hit of a fused search."""
 
-_SECTIONS: Mapping[str, str | int | bool] = {"level": 1}  # the root of a short document is its only section
-_ROOTS: Mapping[str, str | int | bool] = {"kind": "root"}
+_SECTIONS: Mapping[str, str | int] = {"level": 1}  # the root of a short document is its only section
+_ROOTS: Mapping[str, str | int] = {"kind": "root"}
 
 
 @dataclass(frozen=True)

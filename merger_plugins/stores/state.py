@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Self
 
 from merger_plugins._types import Matrix
 from merger_plugins.errors import DimensionError, StoreError
@@ -18,13 +19,17 @@ from merger_plugins.stores.settings import Settings, check, drop_statistics, res
 
 
 class StoreState:
-    """The collections, the settings and the merger of one store; reads them when first asked.
+    """The collections, the settings and the merger of one store.
 
     Args:
         backend: the database.
         given: the merger that was passed in; `load_merger()` for None.
         wants_contextual: whether chunk points of a new collection get a contextual vector.
         embed: texts -> (n, d) chunk vectors.
+
+    Attributes:
+        layout: of the collections; None where they do not exist yet.
+        settings: as stored; None where nothing was ingested yet.
     """
 
     def __init__(
@@ -40,13 +45,12 @@ class StoreState:
         self._wants_contextual = wants_contextual
         self._embed = embed
         self._merger: SequenceMerger | None = None
-        self._layout: Layout | None = None
-        self._settings: Settings | None = None
+        self.layout: Layout | None = None
+        self.settings: Settings | None = None
 
     @property
     def merger(self) -> SequenceMerger:
-        """The merger at work."""
-        self._open()
+        """The merger at work; known once the store is open."""
         assert self._merger is not None
         return self._merger
 
@@ -58,18 +62,6 @@ class StoreState:
         return self._given
 
     @property
-    def layout(self) -> Layout | None:
-        """Of the collections; None where they do not exist yet."""
-        self._open()
-        return self._layout
-
-    @property
-    def settings(self) -> Settings | None:
-        """As stored; None where nothing was ingested yet."""
-        self._open()
-        return self._settings
-
-    @property
     def contextual(self) -> bool:
         """Whether chunk points have contextual vectors, or will have."""
         return self.layout.contextual if self.layout else self._wants_contextual
@@ -79,6 +71,21 @@ class StoreState:
         """Of the collection."""
         return self.settings.ids if self.settings else PointIds(namespace_of(self.backend.collection))
 
+    def open(self) -> Self:
+        """Read the settings and find the merger that belongs to them; once, as soon as there are any."""
+        if self.settings is not None:
+            return self
+        merger = self.given
+        layout = self.backend.layout()
+        settings = None
+        if layout is not None:
+            self._fits(layout, merger)
+            stored = self.backend.fetch("merged", [META_ID]) if layout.merged else {}
+            settings = Settings.of(stored[META_ID]) if stored else None
+        self._merger = resolved(settings, merger, self.backend)
+        self.layout, self.settings = layout, settings
+        return self
+
     def check(self) -> None:
         """Make sure that this merger made what the store holds; raises `FingerprintError` if not."""
         if self.settings is not None:
@@ -86,9 +93,14 @@ class StoreState:
 
     def desk(self) -> Desk:
         """What ingestion needs."""
-        dimension = self.layout.dimension if self.layout and self.settings else None
         return Desk(
-            self.backend, self.ids, self.merger, self.contextual, dimension, self._embed, self._prepare
+            backend=self.backend,
+            ids=self.ids,
+            merger=self.merger,
+            contextual=self.contextual,
+            exists=self.settings is not None,
+            embed=self._embed,
+            prepare=self._prepare,
         )
 
     def take_over(self, merger: SequenceMerger, statistics: CalibrationStatistics | None = None) -> None:
@@ -116,21 +128,6 @@ class StoreState:
         self._save(after)
         drop_statistics(self.backend, keep=after.fingerprint if after.pieces else None)
 
-    def _open(self) -> None:
-        """Read the settings and find the merger that belongs to them; once, as soon as there are any."""
-        if self._settings is not None:
-            return
-        merger = self.given
-        layout = self.backend.layout()
-        settings = None
-        if layout is not None and layout.merged:
-            stored = self.backend.fetch("merged", [META_ID]).get(META_ID)
-            settings = Settings.of(stored) if stored else None
-        if layout is not None:
-            self._fits(layout, merger)
-        self._layout, self._settings = layout, settings
-        self._merger = resolved(settings, merger, self.backend)
-
     def _fits(self, layout: Layout, merger: SequenceMerger) -> None:
         if merger.dimension not in (None, layout.dimension):
             raise DimensionError(
@@ -146,15 +143,15 @@ class StoreState:
 
     def _prepare(self, dimension: int) -> None:
         """Make the collections and the settings, or see to it that the dimension fits those that exist."""
-        if self._layout is not None and self._layout.dimension != dimension:
+        if self.layout is not None and self.layout.dimension != dimension:
             raise DimensionError(
                 f"The vectors have dimension {dimension}, and the collection {self.backend.collection!r} "
-                f"has {self._layout.dimension}. Use the embedding model that it was made with, or another "
+                f"has {self.layout.dimension}. Use the embedding model that it was made with, or another "
                 "collection."
             )
-        if self._settings is not None:
+        if self.settings is not None:
             return
-        if self.settings is not None:  # which reads them again
+        if self.open().settings is not None:
             raise StoreError(
                 f"The store {self.backend.collection!r} was made by another writer just now. Repeat the call."
             )
@@ -166,7 +163,7 @@ class StoreState:
             )
         contextual = self.contextual
         self.backend.create(dimension, contextual=contextual)
-        self._layout = Layout(dimension, contextual, merged=True)
+        self.layout = Layout(dimension, contextual, merged=True)
         self._save(
             Settings(
                 namespace=str(namespace_of(self.backend.collection)),
@@ -178,4 +175,4 @@ class StoreState:
 
     def _save(self, settings: Settings) -> None:
         self.backend.write("merged", [settings.point()])
-        self._settings = settings
+        self.settings = settings

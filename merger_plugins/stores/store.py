@@ -94,7 +94,7 @@ class MergedStore:
     @property
     def merger(self) -> SequenceMerger:
         """The merger at work, calibrated where the store is; opens the store."""
-        return self._state.merger
+        return self._state.open().merger
 
     @property
     def embedder(self) -> Embedder:
@@ -166,8 +166,7 @@ class MergedStore:
             ready = {item.id: item for item in batch if isinstance(item, Prepared)}
             done = {}
             if ready:
-                self._state.check()
-                made = ingest(self._state.desk(), list(ready.values()))
+                made = ingest(self._state.open().desk(), list(ready.values()))
                 done = {result.document_id: result for result in made}
             for item in batch:
                 result = item if isinstance(item, Ingested) else done[item.id]
@@ -219,16 +218,16 @@ class MergedStore:
             count=self._count,
             longest=None if longest is None else longest - _SPECIAL_TOKENS,
         )
-        self._state.check()
-        return append(self._state.desk(), checked_id(conversation_id), pieces)
+        return append(self._state.open().desk(), checked_id(conversation_id), pieces)
 
     def delete(self, document_id: str) -> bool:
         """Remove a document or conversation with all its points; returns whether there was one."""
-        layout, ids = self._state.layout, self._state.ids
-        if layout is None:
+        state = self._state.open()
+        if state.layout is None:
             return False
+        ids = state.ids
         found = self._backend.fetch("chunks", [ids.chunk(checked_id(document_id), 0)], payload=False)
-        if layout.merged:
+        if state.layout.merged:
             found |= self._backend.fetch("merged", [ids.root(document_id)], payload=False)
             # The root goes first: a document without one is not there, and is written in full next time.
             self._backend.delete_document("merged", document_id)
@@ -279,36 +278,37 @@ class MergedStore:
         for name, value in (("k", k), ("oversampling", oversampling)):
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
-        checked_level(level, contextual=self._state.contextual)
+        state = self._state.open()
+        checked_level(level, contextual=state.contextual)
         vector = self._query(query)
-        if self._state.layout is None:
+        if state.layout is None:
             return []
         if level != "chunk":
-            if self._state.settings is None:
+            if state.settings is None:
                 return []
-            self._state.check()
+            state.check()
         return search(
             self._backend,
-            self._state.ids,
+            state.ids,
             vector,
             k,
             level,
-            contextual=self._state.contextual,
+            contextual=state.contextual,
             filter=filter,
             weights=weights or FusionWeights(),
             per_document=group_by_document,
             oversampling=oversampling,
-            fanout=self.merger.fanout,
+            fanout=state.merger.fanout,
         )
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""
-        if self._state.settings is not None:
+        if self._state.open().settings is not None:
             yield from upkeep.documents(self._backend)
 
     def inspect(self) -> Inspection:
         """Count what the store holds."""
-        state = self._state
+        state = self._state.open()
         return upkeep.inspect(self._backend, state.settings, state.layout, state.merger)
 
     # -- merger ----------------------------------------------------------------------------------------
@@ -326,13 +326,13 @@ class MergedStore:
             EmptyInputError: the store is empty.
             StoreError: the database fails; interrupted, call it again.
         """
-        settings = self._state.settings
-        if settings is None:
+        state = self._state.open()
+        if state.settings is None:
             raise EmptyInputError(f"{self!r} holds no document; ingest some before calibrate().")
-        statistics = upkeep.gather(self._state.desk())
-        calibrated = self.merger.calibrated(statistics)
-        if calibrated.fingerprint != settings.fingerprint or settings.rebuilding:
-            self._state.take_over(calibrated, statistics)
+        statistics = upkeep.gather(state.desk())
+        calibrated = state.merger.calibrated(statistics)
+        if calibrated.fingerprint != state.settings.fingerprint or state.settings.rebuilding:
+            state.take_over(calibrated, statistics)
         return calibrated
 
     def rebuild(self, *, calibrated: bool = True) -> None:
@@ -347,7 +347,8 @@ class MergedStore:
         Raises:
             StoreError: the database fails; interrupted, call it again.
         """
-        self._state.take_over(self._state.merger if calibrated else self._state.given)
+        state = self._state.open()
+        state.take_over(state.merger if calibrated else state.given)
 
     # -- inside ----------------------------------------------------------------------------------------
 

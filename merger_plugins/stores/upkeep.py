@@ -13,7 +13,7 @@ from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores.appending import stored_chunks
 from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Shelf, Where
 from merger_plugins.stores.ingestion import Desk
-from merger_plugins.stores.planning import Head, Plan, whole
+from merger_plugins.stores.planning import SOURCES, Head, Plan, is_conversation, whole
 from merger_plugins.stores.records import METADATA
 from merger_plugins.stores.settings import Settings
 
@@ -80,14 +80,14 @@ class Inspection:
 
 def documents(backend: Backend) -> Iterator[StoredDocument]:
     """The documents of a store, in no particular order."""
-    keys = ["document_id", "stop", "mass", "conversation", METADATA]
+    keys = ["document_id", "stop", "mass", "source", METADATA]
     for root in backend.scan("merged", _ROOTS, payload=keys):
         payload = root.payload
         yield StoredDocument(
             payload["document_id"],
             payload["stop"],
             payload["mass"],
-            payload["conversation"],
+            is_conversation(root),
             payload[METADATA],
         )
 
@@ -118,9 +118,7 @@ def inspect(
     sections: dict[int, int] = {}
     while count := backend.count("merged", Where({"kind": "section", "level": len(sections) + 1})):
         sections[len(sections) + 1] = count
-    roots = {
-        kind: backend.count("merged", Where({"kind": "root", "conversation": kind})) for kind in (False, True)
-    }
+    roots = {source: backend.count("merged", Where({"kind": "root", "source": source})) for source in SOURCES}
     merged = sum(sections.values()) + sum(roots.values())
     pieces = backend.scan("merged", Where({"kind": "calibration"}))
     return Inspection(
@@ -128,8 +126,8 @@ def inspect(
         dimension=dimension,
         chunks=chunks,
         sections=sections,
-        documents=roots[False],
-        conversations=roots[True],
+        documents=roots["document"],
+        conversations=roots["conversation"],
         depth=_depth(backend, sections, sum(roots.values())),
         contextual=settings.contextual,
         vector_bytes=4 * dimension * (chunks * (2 if settings.contextual else 1) + merged),
