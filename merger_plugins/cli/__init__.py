@@ -1,5 +1,6 @@
 """The command line ``merger-plugins``; one module a command."""
 
+import io
 import sys
 
 from merger_plugins._extras import missing
@@ -17,4 +18,7 @@ def main() -> None:
             raise
         print(missing(package, extra="cli", purpose="The command line"), file=sys.stderr)
         sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a document may hold what the terminal cannot show
     app(prog_name="merger-plugins")

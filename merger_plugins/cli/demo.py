@@ -89,7 +89,7 @@ def _compare(contents: Sequence[Document | Conversation], output: Output) -> Non
         documents=asdict(documents), chat=asdict(conversation), seconds={"embed": round(seconds, 2)}
     )
     report_documents(documents, output)
-    output.print(f"{_steps({'embed': seconds} | documents.seconds)}; {total:,} texts embedded")
+    output.print(f"{_steps({'embed': seconds} | documents.seconds)}; {total:,} texts embedded", "")
     report_turns(conversation, output)
     output.print(_steps(conversation.seconds), "", *_lessons(documents, conversation))
 
@@ -135,8 +135,8 @@ def _ask(contents: Sequence[Document | Conversation], question: str, output: Out
         seconds=seconds,
     )
     for title, names in (("Documents", _DOCUMENTS), ("Passages", _PASSAGES)):
-        output.print(_side_by_side(title, {name: tops[name] for name in names}))
-    output.print(f"{len(documents):,} documents, {len(passages):,} chunks; {_steps(seconds)}")
+        output.print(_side_by_side(title, {name: tops[name] for name in names}), "")
+    output.print(f"{len(documents):,} documents, {len(passages):,} chunks. {_steps(seconds)}")
 
 
 # -- tables ------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def report_documents(comparison: DocumentComparison, output: Output) -> None:
     storage = table("what is searched", *numbers, right=numbers, title="Storage")
     for name, one in comparison.summary.items():
         storage.add_row(METHODS[name], f"{one.vectors:.1f}", f"{one.kilobytes:,.1f}")
-    output.print(ranks, storage)
+    output.print(ranks, "", storage, "")
 
 
 def report_turns(comparison: ChatComparison, output: Output) -> None:
@@ -197,7 +197,7 @@ def report_turns(comparison: ChatComparison, output: Output) -> None:
         ("among the first ten", comparison.first_ten),
     ):
         ranks.add_row(label, *(f"{figures[column]:.3f}" for column in columns), style="bold")
-    output.print(ranks)
+    output.print(ranks, "")
 
 
 def best(scores: Any, count: int) -> list[tuple[int, float]]:

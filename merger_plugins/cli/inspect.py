@@ -42,7 +42,7 @@ def command(
         for document in documents[:_LISTED]:
             kind = "conversation" if document.conversation else "document"
             listed.add_row(document.id, f"{document.chunks:,}", f"{document.mass:,.0f}", kind)
-        output.print(figures, listed)
+        output.print(figures, "", listed)
         if len(documents) > _LISTED:
             output.print(f"and {len(documents) - _LISTED:,} more; --json lists them all")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -160,7 +161,14 @@ def table(*columns: str, right: Collection[str] = (), title: str | None = None) 
         right: those that hold numbers.
         title: printed above.
     """
-    made = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        show_edge=False,
+    )
     for column in columns:
         number = column in right
         made.add_column(column, justify="right" if number else "left", no_wrap=number)
@@ -169,6 +177,6 @@ def table(*columns: str, right: Collection[str] = (), title: str | None = None) 
 
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr)
-    if not console.file.isatty():
+    if not console.file.isatty() and "COLUMNS" not in os.environ:
         console.width = WIDTH_WHEN_PIPED
     return console

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ pytest.importorskip("tokenizers")
 
 from typer.testing import CliRunner
 
-from merger_plugins import MiniLMEmbedder, __version__, load_merger
+from merger_plugins import CalibratedMerger, MiniLMEmbedder, __version__, load_merger
 from merger_plugins.cli import ingest as ingest_command
 from merger_plugins.cli.app import app
 
@@ -189,30 +190,30 @@ class TestIngest:
 
 class TestInterruption:
     @pytest.fixture
-    def ctrl_c(self, monkeypatch):
-        """A real SIGINT when the embedder is called for the nth time."""
+    def ctrl_c(self):
+        """A context with a real SIGINT when a method is called for the nth time."""
 
-        def ctrl_c(nth):
-            embed, calls = MiniLMEmbedder.embed_documents, []
+        @contextmanager
+        def ctrl_c(owner, name, nth):
+            original, calls = getattr(owner, name), []
 
-            def interrupted(self, texts):
-                calls.append(texts)
+            def interrupted(*arguments, **options):
+                calls.append(name)
                 if len(calls) == nth:
                     signal.raise_signal(signal.SIGINT)
-                return embed(self, texts)
+                return original(*arguments, **options)
 
-            patch = pytest.MonkeyPatch()
-            patch.setattr(MiniLMEmbedder, "embed_documents", interrupted)
-            return patch
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(owner, name, interrupted)
+                yield
 
         return ctrl_c
 
     def test_the_next_run_completes_the_documents(self, run, run_json, docs, ctrl_c, monkeypatch):
         monkeypatch.setattr(ingest_command, "_BYTES_AT_ONCE", 1)
         (docs / "chat.jsonl").unlink()
-        patch = ctrl_c(2)
-        result = run("ingest", docs, code=130)
-        patch.undo()
+        with ctrl_c(MiniLMEmbedder, "embed_documents", 2):
+            result = run("ingest", docs, code=130)
         assert "interrupted. Run the same command again" in result.stderr
         assert [row["id"] for row in run_json("inspect")["stored"]] == ["bees.txt"]
         rows = by_id(run_json("ingest", docs))
@@ -221,18 +222,16 @@ class TestInterruption:
         assert len(run_json("inspect")["stored"]) == 2
 
     def test_the_next_run_completes_a_chat(self, run_json, docs, ctrl_c):
-        patch = ctrl_c(3)
-        document = run_json("ingest", docs / "chat.jsonl", code=130)
-        patch.undo()
+        with ctrl_c(MiniLMEmbedder, "embed_documents", 3):
+            document = run_json("ingest", docs / "chat.jsonl", code=130)
         assert document["files"] == []
         assert "interrupted" in document["errors"][0]
         assert by_id(run_json("ingest", docs / "chat.jsonl"))["chat.jsonl"]["embedded"] == 2
         assert run_json("inspect")["chunks"] == 4
 
     def test_what_an_interrupted_store_answers_is_what_a_whole_one_answers(self, run_json, docs, ctrl_c):
-        patch = ctrl_c(3)
-        run_json("ingest", docs, code=130)
-        patch.undo()
+        with ctrl_c(MiniLMEmbedder, "embed_documents", 3):
+            run_json("ingest", docs, code=130)
         run_json("ingest", docs)
         run_json("ingest", docs, "--store", "whole")
         for level in ("chunk", "contextual", "document", "fused"):
@@ -245,6 +244,15 @@ class TestInterruption:
             )
             assert resumed == whole
 
+    def test_calibrating_again_completes_it(self, run, run_json, docs, ctrl_c):
+        run("ingest", docs)
+        with ctrl_c(CalibratedMerger, "rolling", 2):
+            assert "Run merger-plugins calibrate again" in run("calibrate", code=130).stderr
+        run("search", "honey", "--level", "document", code=1)
+        run("calibrate")
+        assert run_json("inspect")["calibration_vectors"] == run_json("inspect")["chunks"]
+        assert run_json("search", "honey", "--level", "document")["hits"][0]["document_id"] == "bees.txt"
+
 
 class TestSearch:
     @pytest.mark.parametrize("level", ["chunk", "section", "document", "fused", "contextual"])
@@ -255,7 +263,7 @@ class TestSearch:
         assert document["level"] == level
         assert len(document["hits"]) == 2
         assert document["hits"][0]["document_id"] == "bees.txt"
-        assert "bees.txt" in run("search", question, "--level", level).stdout.splitlines()[3]
+        assert "bees.txt" in run("search", question, "--level", level).stdout.splitlines()[2]
 
     def test_calibrated_search(self, run, run_json, docs):
         run("ingest", docs)
