@@ -232,8 +232,6 @@ def _fields(data: mmap.mmap, position: int, stop: int) -> Iterator[tuple[int, in
             position += 4
         elif wire_type == 2:
             length, position = _varint(data, position)
-            if position + length > stop:
-                raise ValueError(f"a field ends beyond its message at byte {position}")
             yield number, position, position + length
             position += length
         else:

@@ -164,6 +164,23 @@ def test_failure_while_writing_leaves_the_old_folder(folder: Path, monkeypatch: 
     assert names(folder.parent) == ["model"]
 
 
+def test_failure_at_the_last_step_puts_the_old_folder_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = open_artefact(folder).fingerprint, Path.rename
+
+    def fail_for_the_new_folder(path: Path, target: Path) -> Path:
+        if path.name == "fresh":
+            raise PermissionError("in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_folder)
+    with pytest.raises(PermissionError, match="in use"):
+        write_artefact(folder, CONFIG, {"only": b"1"})
+    assert open_artefact(folder).fingerprint == before
+    assert names(folder.parent) == ["model"]
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../up", "a/../../up", "/etc/passwd", "a\\b", "C:x", "a//b", "config.json"]
 )
@@ -222,6 +239,13 @@ def test_views_and_big_endian_arrays_are_stored_by_value() -> None:
 def test_order_of_the_arrays_does_not_matter() -> None:
     a, b = np.zeros(3, np.float32), np.ones(2, np.int64)
     assert dump_tensors({"a": a, "b": b}) == dump_tensors({"b": b, "a": a})
+
+
+def test_arrays_are_aligned_to_their_items() -> None:
+    data = dump_tensors({"a": np.zeros(3, np.float32), "b": np.zeros(2), "c": np.zeros(1, np.int64)})
+    size = int.from_bytes(data[:8], "little")
+    for entry in json.loads(data[8 : 8 + size]).values():
+        assert (8 + size + entry["data_offsets"][0]) % (4 if entry["dtype"] == "F32" else 8) == 0
 
 
 @pytest.mark.parametrize("array", [np.zeros(2, np.float16), np.array(["text"]), np.array([{}], object)])

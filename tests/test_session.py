@@ -41,6 +41,11 @@ def adder(*, outside: str | None = None, where: str = "graph") -> Any:
         opset = [onnx.helper.make_opsetid("", 17)]
         model.functions.append(onnx.helper.make_function("own", "f", [], ["z"], [constant], opset))
         del model.graph.initializer[:]
+    if where == "default":
+        function = onnx.FunctionProto(name="f", domain="own")
+        function.attribute_proto.append(onnx.helper.make_attribute("two", two))
+        model.functions.append(function)
+        del model.graph.initializer[:]
     return model
 
 
@@ -105,6 +110,15 @@ def test_without_a_wish_the_cpu_does(graph: Path) -> None:
     assert run(create_session(graph)) == 5.0
 
 
+@pytest.mark.usefixtures("gpu_build")
+def test_a_bad_graph_is_not_blamed_on_the_provider(tmp_path: Path) -> None:
+    model = adder()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ArtefactError, match=r"cannot run .*odd\.onnx"):
+        create_session(tmp_path / "odd.onnx", SessionConfig(providers=(CUDA,)))
+
+
 def test_cuda_that_raises_leaves_the_cpu(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: Path, options: Any, *, providers: list[str], **more: Any) -> Any:
         if CUDA in providers:
@@ -125,7 +139,17 @@ def test_without_onnxruntime_both_extras_are_named(graph: Path, monkeypatch: pyt
         create_session(graph)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello world", b"\x0a\xff\xff\xff\xff\x0f", b"\x80" * 20, b"\x0b"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello world",
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x80" * 20,
+        b"\x0b",
+        b"\x3a\x02\x0a\x7f" + bytes(200),
+    ],
+)
 def test_damaged_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
@@ -152,7 +176,7 @@ def test_graph_that_cannot_run(tmp_path: Path) -> None:
         create_session(tmp_path / "odd.onnx")
 
 
-@pytest.mark.parametrize("where", ["graph", "attribute", "subgraph", "function"])
+@pytest.mark.parametrize("where", ["graph", "attribute", "subgraph", "function", "default"])
 @pytest.mark.parametrize(
     "location", ["../secret", "/etc/passwd", "a/../../secret", "..\\secret", "C:\\secret"]
 )
