@@ -212,7 +212,7 @@ class SequenceMerger(ABC):
 
     @abstractmethod
     def _join(self, nodes: Nodes) -> Matrix:
-        """(b, k, d) groups of complete nodes -> (b, d) parents' vectors in node space; k = `fanout`."""
+        """(b, k, d) groups of nodes -> (b, d) parents' vectors in node space; k is at most `fanout`."""
 
     @abstractmethod
     def _read(self, frontier: Sequence[Nodes]) -> Vector:

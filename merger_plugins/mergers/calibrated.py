@@ -13,7 +13,7 @@ from merger_plugins._artefact import fingerprint_of, write_artefact
 from merger_plugins._batching import Batch, unit
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, MatrixLike, Vector
-from merger_plugins.errors import DimensionError, InputError
+from merger_plugins.errors import ArtefactError, DimensionError, InputError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibration import Background, Calibration, CalibrationStatistics
 from merger_plugins.mergers.context import ContextWeights
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import os
 
     from merger_plugins._artefact import Artefact
+
+VERSION = 1
+"""Of the formulas and their constants, part of every fingerprint: raise it when a result changes."""
 
 RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST = 1 / 12, 1.5, 15.0
 
@@ -120,8 +123,14 @@ class CalibratedMerger(SequenceMerger):
         """Read what `save` wrote.
 
         Raises:
-            ArtefactError: a file is damaged.
+            ArtefactError: a file is damaged, or another version of this package computes it differently.
         """
+        version = artefact.config.get("version")
+        if version != VERSION:
+            raise ArtefactError(
+                f"{artefact.path} is a calibrated merger of version {version!r}, and this release computes "
+                f"version {VERSION}, whose vectors differ. Use the release that made it, or calibrate again."
+            )
         files = set(artefact.files)
         return cls(
             background=Background.from_bytes(artefact.read(_BACKGROUND)) if _BACKGROUND in files else None,
@@ -141,7 +150,12 @@ class CalibratedMerger(SequenceMerger):
         return write_onnx_merger(folder, graph, dimension=self.dimension, source=self)
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        config = {"kind": self.kind, "version": 1, "dimension": self.dimension, "embedder": self.embedder}
+        config = {
+            "kind": self.kind,
+            "version": VERSION,
+            "dimension": self.dimension,
+            "embedder": self.embedder,
+        }
         files = {}
         if self.background:
             files[_BACKGROUND] = self.background.to_bytes()

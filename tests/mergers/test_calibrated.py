@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merger_plugins import Background, CalibratedMerger, CalibrationStatistics, load_merger
-from merger_plugins.errors import DimensionError, InputError
-from merger_plugins.mergers.calibrated import RIDGE_LEAST, RIDGE_MOST, RIDGE_PER_CHUNK, ridge
+from merger_plugins._artefact import write_artefact
+from merger_plugins.errors import ArtefactError, DimensionError, InputError
+from merger_plugins.mergers.calibrated import RIDGE_LEAST, RIDGE_MOST, RIDGE_PER_CHUNK, VERSION, ridge
 from tests.strategies import (
     CALIBRATED,
     DIMENSION,
@@ -225,3 +226,13 @@ def test_vectors_of_another_dimension_are_refused_with_both():
         CALIBRATED.merge(chunk_vectors(0, 3, 5))
     with pytest.raises(DimensionError, match=r"dimension 5.*dimension 6"):
         CALIBRATED.calibrated(chunk_vectors(0, 3, 5))
+
+
+@pytest.mark.parametrize("version", [VERSION + 1, None])
+def test_a_merger_of_other_formulas_is_refused(tmp_path, version):
+    config = {"kind": "calibrated", "dimension": DIMENSION, "version": version}
+    folder = write_artefact(tmp_path / "merger", config, {}).path
+    with pytest.raises(
+        ArtefactError, match=f"version {version}.*computes version {VERSION}.*calibrate again"
+    ):
+        load_merger(folder)
