@@ -72,6 +72,9 @@ class Output:
             total: how many units there are.
             unit: their name, in the plural; None for bytes.
         """
+        if not self._stderr.file.isatty():
+            yield lambda _: None
+            return
         counted = (
             (DownloadColumn(), TransferSpeedColumn()) if unit is None else (MofNCompleteColumn(), _Rate(unit))
         )
@@ -81,7 +84,6 @@ class Output:
             *counted,
             TimeRemainingColumn(),
             console=self._stderr,
-            disable=not self._stderr.file.isatty(),
             transient=True,
         )
         with bar:

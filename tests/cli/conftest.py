@@ -1,6 +1,7 @@
 """Files that the command-line tests read, built by hand."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 import pytest
 
@@ -38,3 +39,16 @@ def build_pdf(pages: Sequence[Sequence[str]]) -> bytes:
 @pytest.fixture
 def make_pdf() -> Callable[[Sequence[Sequence[str]]], bytes]:
     return build_pdf
+
+
+@pytest.fixture(scope="session")
+def invoke():
+    """Runs the command line in this process; stdout and stderr of the result are apart."""
+    pytest.importorskip("typer")
+    pytest.importorskip("rich")
+    from typer.testing import CliRunner
+
+    from merger_plugins.cli.app import app
+
+    apart = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+    return lambda arguments, stdin=None: CliRunner(**apart).invoke(app, arguments, input=stdin)

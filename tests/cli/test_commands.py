@@ -16,11 +16,8 @@ pytest.importorskip("qdrant_client")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")
 
-from typer.testing import CliRunner
-
 from merger_plugins import CalibratedMerger, MiniLMEmbedder, __version__, load_merger
 from merger_plugins.cli import ingest as ingest_command
-from merger_plugins.cli.app import app
 
 BEES = "The bees swarm in May.\n\nHoney is harvested in July, when it holds less than 18 percent water."
 TRAIN = "The night train leaves Oslo at nine.\n\nBreakfast is served in bed."
@@ -46,9 +43,9 @@ def inside(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run():
+def run(invoke):
     def run(*arguments, code=0, stdin=None):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+        result = invoke([str(argument) for argument in arguments], stdin)
         assert result.exit_code == code, (result.output, result.exception)
         assert "Traceback" not in result.output
         return result

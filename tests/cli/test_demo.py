@@ -4,15 +4,10 @@ import json
 
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("rich")
 pytest.importorskip("qdrant_client")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")
 
-from typer.testing import CliRunner
-
-from merger_plugins.cli.app import app
 from merger_plugins.demo import comparison
 from merger_plugins.demo.methods import METHODS
 
@@ -29,12 +24,12 @@ def once(function):
 
 
 @pytest.fixture(scope="module")
-def sample():
+def sample(invoke):
     """Both forms of the demo on the sample documents, computed once."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("compare_documents", "compare_turns"):
             patch.setattr(comparison, name, once(getattr(comparison, name)))
-        results = [CliRunner().invoke(app, ["demo", *options]) for options in ([], ["--json"])]
+        results = [invoke(["demo", *options]) for options in ([], ["--json"])]
     for result in results:
         assert result.exit_code == 0, (result.output, result.exception)
         assert result.stderr == ""
@@ -83,38 +78,38 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_question_to_files_of_ones_own(folder):
+def test_a_question_to_files_of_ones_own(folder, invoke):
     arguments = ["demo", "--docs", str(folder), "--question", "When is honey harvested?"]
-    result = CliRunner().invoke(app, [*arguments, "--json"])
+    result = invoke([*arguments, "--json"])
     assert result.exit_code == 0, (result.output, result.exception)
     document = json.loads(result.stdout)
     assert list(document["methods"]) == list(METHODS)
     for method in document["methods"].values():
         assert method["results"][0]["document"] == "bees.txt"
     assert document["methods"]["chunks"]["results"][0]["passage"].startswith("Honey is harvested")
-    text = CliRunner().invoke(app, arguments).stdout
+    text = invoke(arguments).stdout
     assert "Documents" in text
     assert "Passages" in text
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_bad_files_do_not_stop_it(folder):
+def test_bad_files_do_not_stop_it(folder, invoke):
     (folder / "empty.txt").touch()
-    result = CliRunner().invoke(app, ["demo", "--docs", str(folder), "--question", "honey"])
+    result = invoke(["demo", "--docs", str(folder), "--question", "honey"])
     assert result.exit_code == 1
     assert "empty.txt: the file is empty" in result.stderr
     assert "Passages" in result.stdout
 
 
-def test_nothing_to_search_in(tmp_path):
+def test_nothing_to_search_in(tmp_path, invoke):
     (tmp_path / "docs").mkdir()
     for docs in ("docs", "gone"):
-        result = CliRunner().invoke(app, ["demo", "--docs", str(tmp_path / docs), "--question", "honey"])
+        result = invoke(["demo", "--docs", str(tmp_path / docs), "--question", "honey"])
         assert result.exit_code == 1
         assert "No file could be read" in result.stderr
 
 
-def test_an_empty_question(folder):
-    result = CliRunner().invoke(app, ["demo", "--docs", str(folder), "--question", " "])
+def test_an_empty_question(folder, invoke):
+    result = invoke(["demo", "--docs", str(folder), "--question", " "])
     assert result.exit_code == 1
     assert "The question is empty" in result.stderr
