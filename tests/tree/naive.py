@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
-from merger_plugins import CalibratedMerger, ContextWeights, MeanMerger, SequenceMerger
+from merger_plugins import (
+    TURN_WEIGHTS,
+    CalibratedMerger,
+    ContextWeights,
+    MeanMerger,
+    RollingMerge,
+    SequenceMerger,
+)
 from merger_plugins.mergers.calibrated import RIDGE_LEAST, RIDGE_MOST, RIDGE_PER_CHUNK
-from tests.strategies import Array, mapped_back, naive_blend, normalised, ridge_solution, whitened
+from tests.strategies import MERGERS, Array, mapped_back, naive_blend, normalised, ridge_solution, whitened
 
 Places = Sequence[tuple[Array, float] | None]
 """(chunk vector, mass) of each place in order; None where it is empty."""
@@ -123,3 +131,34 @@ class NaiveTree:
         blended = naive_blend(directions, self.direction(), masses, weights)
         empty = np.zeros(len(self.leaves[0].total))
         return np.stack([empty if row is None else out(self.merger, row) for row in blended])
+
+
+every_merger = pytest.mark.parametrize("merger", MERGERS.values(), ids=MERGERS.keys())
+strategies = pytest.mark.parametrize("strategy", ["tree", "flat", "chain"])
+TOLERANCE = {"atol": 1e-5}
+
+
+def rolled(merger, vectors, masses=None, **options):
+    """A rolling merge that was extended once."""
+    rolling = RollingMerge(merger, **options)
+    rolling.extend(vectors, masses=masses)
+    return rolling
+
+
+def naive(merger, vectors, masses=None, *, empty=(), strategy="tree"):
+    """The naive tree of these chunks, some of whose places are empty."""
+    masses = np.ones(len(vectors)) if masses is None else masses
+    pairs = zip(vectors, masses, strict=True)
+    places = [None if i in empty else pair for i, pair in enumerate(pairs)]
+    return NaiveTree(merger, places, vectors.shape[1], strategy)
+
+
+def assert_agree(rolling, expected, levels=(0, 1, 2)):
+    """A rolling merge and a naive tree say the same in everything they say."""
+    assert len(rolling) == sum(place is not None for place in expected.places)
+    assert rolling.places == len(expected.places)
+    assert rolling.mass == pytest.approx(sum(node.mass for node in expected.leaves), rel=1e-6)
+    assert np.allclose(rolling.vector, expected.vector(), **TOLERANCE)
+    for level in levels:
+        assert np.allclose(rolling.sections(level), expected.sections(level), **TOLERANCE)
+    assert np.allclose(rolling.contextual(TURN_WEIGHTS), expected.contextual(TURN_WEIGHTS), **TOLERANCE)
