@@ -31,7 +31,7 @@ def command(
     level: Annotated[
         Level,
         typer.Option(help="Chunks, sections, documents, chunks by all of these (fused), or in context."),
-    ] = Level.fused,
+    ] = Level.chunk,
     k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
     store: options.Store = options.DEFAULT_STORE,
     collection: options.Collection = options.DEFAULT_COLLECTION,
