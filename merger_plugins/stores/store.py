@@ -371,8 +371,15 @@ class MergedStore:
         if batch:
             yield batch
 
-    def _prepared(self, item: Document | tuple[str, str]) -> Prepared | Ingested:
-        document = item if isinstance(item, Document) else Document(*item)
+    def _prepared(self, item: object) -> Prepared | Ingested:
+        if isinstance(item, Document):
+            document = item
+        elif isinstance(item, tuple) and len(item) == 2:
+            document = Document(*item)
+        else:
+            kind = type(item).__qualname__
+            error = InputError(f"A document is a Document or a pair (id, text); a {kind} arrived.")
+            return Ingested(str(item), error=error)
         try:
             return prepared(document, self._splitter(), self._count)
         except Exception as error:  # noqa: BLE001 - a chunker may raise anything; it concerns this document alone

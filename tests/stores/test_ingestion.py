@@ -191,6 +191,7 @@ def test_many_documents_go_in_together_and_errors_stay_with_their_document(clien
             Document("e", vectors=np.ones((2, DIMENSION + 1))),
             ("f", SENTENCES[1]),
             ("a", SENTENCES[2]),
+            "no",
         ],
         progress=reported.append,
     )
@@ -202,6 +203,7 @@ def test_many_documents_go_in_together_and_errors_stay_with_their_document(clien
         DimensionError,
         type(None),
         type(None),
+        InputError,
     ]
     assert reported == results
     assert sorted(document.id for document in store.documents()) == ["a", "f"]
