@@ -1,11 +1,13 @@
 # make demo   the main job on the sample documents; DOCS=folder Q="a question" for your own
 # make test   everything the tests need, then the tests
 # make check  lint, types, import contracts, the wheel, a base-only install
+# make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
+DATA ?= ../shared/data
 DOCS ?=
 Q ?=
 
-.PHONY: demo test check results clean
+.PHONY: demo test check bench clean
 
 demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
@@ -18,9 +20,21 @@ check: .venv/check/.done
 	.venv/check/bin/ruff format --check .
 	.venv/check/bin/mypy
 	.venv/check/bin/lint-imports
+	.venv/check/bin/python -m benchmarks.readme --check
 	rm -rf dist && .venv/check/bin/python -m build --wheel --quiet
 	.venv/check/bin/python .ci/check_wheel.py dist
 	.ci/check_install "$(PYTHON)" dist
+
+bench: .venv/bench/.done
+	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)"
+	.venv/bench/bin/python -m benchmarks.long_texts --data "$(DATA)"
+	.venv/bench/bin/python -m benchmarks.speed
+	.venv/bench/bin/python -m benchmarks.readme
+
+.venv/bench/.done: pyproject.toml
+	$(PYTHON) -m venv .venv/bench
+	.venv/bench/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,bench]"
+	@touch $@
 
 .venv/demo/.done: pyproject.toml
 	$(PYTHON) -m venv .venv/demo

@@ -18,18 +18,20 @@ from merger_plugins.mergers.context import REACH, ContextWeights, Renewal
 LEAST_MASS, MOST_MASS = 1e-15, 1e15
 """Masses are added up in float32; beyond these bounds the squares of the sums leave its range."""
 
+_LAZY_LEVELS = 2
+
 
 def frontier(places: int, fanout: int, *, lazy: int) -> list[tuple[int, int]]:
     """Which nodes cover a sequence: (start, stop) of each level's node indices, lowest level first.
 
-    A level hands its oldest `fanout` nodes up as one as soon as they are complete; a lazy one only once
-    `lazy` times as many more are complete too, so that it is read at a finer grain. Depends on `places`
-    alone.
+    A level hands its oldest `fanout` nodes up as one as soon as they are complete; the two lowest levels only
+    once `lazy` times as many more are complete too, so that they are read at a finer grain. Depends on
+    `places` alone.
     """
-    ranges = []
+    ranges: list[tuple[int, int]] = []
     received = places
     while received:
-        handed = max(received // fanout - lazy, 0)
+        handed = max(received // fanout - (lazy if len(ranges) < _LAZY_LEVELS else 0), 0)
         ranges.append((handed * fanout, received))
         received = handed
     return ranges

@@ -73,6 +73,27 @@ def test_contextual_turn_vectors_stay_close_to_fresh_ones(client):
     np.testing.assert_allclose(cosines[-3:], 1, atol=1e-5)  # the last three were made by the last append
 
 
+def test_all_contextual_vectors_are_renewed_when_the_conversation_turns(client):
+    merger = informed()
+    backend = CountingBackend(client)
+    store = MergedStore(backend, merger=merger, contextual=True)
+    axes = np.eye(DIMENSION)
+    vectors = np.concatenate(
+        [chunk_vectors(1, 12, DIMENSION) / 4 + axes[0], chunk_vectors(2, 48, DIMENSION) / 4 + axes[9]]
+    )
+    written = []
+    for vector in vectors:
+        backend.reset()
+        store.append("chat", vector)
+        written.append(backend.written["chunks"])
+    renewals = [place for place, count in enumerate(written) if count == place + 1 > 3]
+    assert 1 < len(renewals) < 40
+    points = sorted(stored(client, "documents", "chunks").values(), key=lambda p: p.payload["position"])
+    fresh = merger.contextualize(vectors, weights=TURN_WEIGHTS)
+    cosines = np.einsum("nd,nd->n", np.stack([point.contextual for point in points]), fresh)
+    assert cosines.min() > 0.997
+
+
 @pytest.mark.parametrize("contextual", [False, True])
 def test_a_long_conversation_costs_as_many_points_and_requests_as_a_short_one(client, contextual):
     backend = CountingBackend(client)

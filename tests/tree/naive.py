@@ -56,7 +56,7 @@ def covering(leaves: Sequence[Node], fanout: int, lazy: int) -> list[Node]:
         if level == len(levels):
             levels.append([])
         levels[level].append(node)
-        if len(levels[level]) == fanout * (1 + lazy):
+        if len(levels[level]) == fanout * (1 + (lazy if level < 2 else 0)):
             oldest, levels[level] = levels[level][:fanout], levels[level][fanout:]
             add(level + 1, joined(oldest))
 
