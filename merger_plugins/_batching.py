@@ -47,6 +47,8 @@ def as_matrix(vectors: MatrixLike, dimension: int | None = None, *, what: str = 
 
 def as_floats(values: object, expected: str) -> NDArray[np.float32]:
     """Numbers as a float32 array; `expected` begins the message of the `DimensionError` for anything else."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        return values
     try:
         with np.errstate(over="ignore"):  # what overflows becomes infinity, which is refused by name
             array: NDArray[np.float32] = np.asarray(values, dtype=np.float32)
