@@ -1,5 +1,7 @@
 """Settings that all tests share."""
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 # Few examples, because each works on arrays; no deadline, because the first call of a BLAS routine is slow.
@@ -7,3 +9,7 @@ settings.register_profile(
     "arrays", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("arrays")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so; the tests of Ctrl-C need what a foreground job has.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
