@@ -11,10 +11,11 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from qdrant_client import QdrantClient, models
 
-from merger_plugins import MeanMerger
-from merger_plugins.embedders import load_embedder
+from merger_plugins import CalibratedMerger, MeanMerger, load_merger
+from merger_plugins.embedders import as_embedder, load_embedder
 from merger_plugins.errors import (
     DimensionError,
     StoreError,
@@ -141,6 +142,25 @@ def test_a_server_that_does_not_answer_is_named():
         with pytest.raises(StoreUnavailableError, match=r"http://127\.0\.0\.1:1"):
             QdrantStore(client, merger=MeanMerger()).search(VECTORS[0])
         client.close()
+
+
+@pytest.mark.parametrize(
+    "embedder", [HashingEmbedder(), as_embedder(DeterministicFakeEmbedding(size=DIMENSION))]
+)
+def test_another_embedder_gets_a_merger_without_the_bundled_background(embedder):
+    with QdrantStore(":memory:", embedder=embedder) as store:
+        store.ingest("a", "One sentence. Another one.")
+        assert isinstance(store.merger, CalibratedMerger)
+        assert store.merger.dimension == DIMENSION
+        assert store.merger.background is None
+        store.calibrate()
+        assert store.search("One sentence.", level="document")[0].document_id == "a"
+
+
+@pytest.mark.parametrize("embedder", [None, load_embedder()])
+def test_the_bundled_embedder_gets_the_bundled_merger(embedder):
+    with QdrantStore(":memory:", embedder=embedder) as store:
+        assert store.merger.fingerprint == load_merger().fingerprint
 
 
 def test_a_folder_that_another_process_holds_is_named(tmp_path):

@@ -10,7 +10,6 @@ from merger_plugins._types import Matrix
 from merger_plugins.errors import DimensionError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.mergers.loading import load_merger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Backend, Layout
 from merger_plugins.stores.ingestion import Desk
@@ -23,7 +22,8 @@ class StoreState:
 
     Args:
         backend: the database.
-        given: the merger that was passed in; `load_merger()` for None.
+        given: the merger that was passed in, or None.
+        default: makes one where none was passed in; called when the store is opened.
         wants_contextual: whether chunk points of a new collection get a contextual vector.
         embed: texts -> (n, d) chunk vectors.
 
@@ -37,11 +37,13 @@ class StoreState:
         backend: Backend,
         given: SequenceMerger | None,
         *,
+        default: Callable[[], SequenceMerger],
         wants_contextual: bool,
         embed: Callable[[Sequence[str]], Matrix],
     ) -> None:
         self.backend = backend
         self._given = given
+        self._default = default
         self._wants_contextual = wants_contextual
         self._embed = embed
         self._merger: SequenceMerger | None = None
@@ -58,7 +60,7 @@ class StoreState:
     def given(self) -> SequenceMerger:
         """The merger that was passed in, or the default."""
         if self._given is None:
-            self._given = load_merger()
+            self._given = self._default()
         return self._given
 
     @property

@@ -10,9 +10,11 @@ from typing import Any, Self
 from merger_plugins._batching import as_matrix, as_vector
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.chunking import Chunker, SentenceChunker
-from merger_plugins.embedders import Embedder, as_embedder, load_embedder
+from merger_plugins.embedders import Embedder, MiniLMEmbedder, as_embedder, load_embedder
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibrated import CalibratedMerger
+from merger_plugins.mergers.loading import load_merger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.appending import append
 from merger_plugins.stores.backend import Backend
@@ -50,8 +52,10 @@ class MergedStore:
 
     Args:
         backend: the database.
-        merger: makes the merged vectors; `load_merger()` for None. Where the store was calibrated, the
-            merger it was calibrated from is enough.
+        merger: makes the merged vectors. None for `load_merger()` where the embedder is the bundled one or
+            None, else for a `CalibratedMerger` of an unknown model. Where the store was calibrated, the
+            merger it was calibrated from is enough. Pass ``CalibratedMerger(dimension=...)`` where the
+            vectors passed in are another model's.
         embedder: makes chunk and query vectors from text, anything that `as_embedder` accepts;
             `load_embedder()` for None, and only once there is text to embed.
         chunker: splits texts; sentences packed up to 50 tokens for None.
@@ -71,7 +75,13 @@ class MergedStore:
         self._backend = backend
         self._embedder: Embedder | None = None if embedder is None else as_embedder(embedder)
         self._chunker = chunker
-        self._state = StoreState(backend, merger, wants_contextual=contextual, embed=self._embed)
+        self._state = StoreState(
+            backend,
+            merger,
+            default=self._default_merger,
+            wants_contextual=contextual,
+            embed=self._embed,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._backend.place!r}, collection={self._backend.collection!r})"
@@ -395,10 +405,21 @@ class MergedStore:
         count: Callable[[str], int] = self._trait("count_tokens") or words
         return count(text)
 
+    def _default_merger(self) -> SequenceMerger:
+        # The background that load_merger() brings is the bundled model's, and would mislead for another.
+        if self._embedder is None or isinstance(self._source(), MiniLMEmbedder):
+            return load_merger()
+        dimension = self._trait("dimension")
+        if type(dimension) is not int or dimension < 1:
+            dimension = len(self._embedder.embed_query("dimension"))
+        return CalibratedMerger(dimension=dimension)
+
+    def _source(self) -> Any:
+        return getattr(self.embedder, "source", self.embedder)
+
     def _trait(self, name: str) -> Any:
         """Something that an embedder may have beside its two methods, wrapped or not."""
-        source = getattr(self.embedder, "source", self.embedder)
-        return getattr(source, name, None)
+        return getattr(self._source(), name, None)
 
     def _embed(self, texts: Sequence[str]) -> Matrix:
         matrix = as_matrix(self.embedder.embed_documents(texts), what="The embedder's vectors")
