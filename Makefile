@@ -27,6 +27,7 @@ check: .venv/check/.done
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)"
+	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)" --sets xquad_de xquad_ru xquad_zh --result retrieval-untouched
 	.venv/bench/bin/python -m benchmarks.long_texts --data "$(DATA)"
 	.venv/bench/bin/python -m benchmarks.speed
 	.venv/bench/bin/python -m benchmarks.readme

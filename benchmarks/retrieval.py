@@ -213,6 +213,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with eval/<set>/*.jsonl.gz")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--no-subsets", action="store_true", help="leave out calibrating on subsets")
+    parser.add_argument(
+        "--result", default="retrieval", help="name of the result file, retrieval or retrieval-..."
+    )
     options = parser.parse_args()
     if not options.data.is_dir():
         print(f"skipped: there is no data at {options.data}; pass --data", file=sys.stderr)
@@ -239,7 +242,7 @@ def main() -> int:
             figures[name]["gain by calibrating on a subset"] = subsets = subset_rows(task, load_merger())
             for row, value in subsets.items():
                 print(f"  {row:<20} {value}")
-    path = write_result("retrieval", seed=SEEDS[0], data=revisions, figures=figures)
+    path = write_result(options.result, seed=SEEDS[0], data=revisions, figures=figures)
     print(f"\nwritten to {path.relative_to(path.parents[2])}")
     for line in missed:
         print(f"below its bar: {line}", file=sys.stderr)
