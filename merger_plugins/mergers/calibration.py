@@ -91,7 +91,11 @@ class CalibrationStatistics:
         """
         array = unit(as_matrix(vectors, self.dimension, what="sample"))
         total = array.sum(axis=0, dtype=np.float64)
-        outer = (array.T @ array).astype(np.float64)
+        outer = np.zeros_like(self._outer)
+        for start in range(0, len(array), _BLOCK):
+            # In float32, rounding would pass for spread where a collection has little of it.
+            block = array[start : start + _BLOCK].astype(np.float64)
+            outer += block.T @ block
         self._sum += total
         self._outer += outer
         self._between += np.outer(total, total) / len(array) if one_sequence else outer
