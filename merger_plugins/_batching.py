@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError, NonFiniteError, ZeroVectorError
 
+_FLOAT32 = np.dtype(np.float32)
+
 _SMALLEST = 1e-30
 """A squared length below this is zero: float32 cannot normalise it."""
 
 ITEMS_PER_BATCH = 16_384
 """Chunk vectors, padding included, that one batch holds at the most: 24 MB at 384 dimensions."""
+
+ITEMS_UNPADDED = 256
+"""Chunk vectors in sequences of one length that make a batch of their own; fewer may be padded."""
 
 
 def as_matrix(vectors: MatrixLike, dimension: int | None = None, *, what: str = "vectors") -> Matrix:
@@ -117,17 +122,19 @@ def unit(vectors: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences of different lengths, end to end.
+    """Sequences of different lengths, end to end, short ones first.
 
     Attributes:
         vectors: (N, d) float32.
         masses: (N,) float32.
-        lengths: (b,) how many rows each sequence has.
+        lengths: (b,) how many vectors each sequence has, ascending.
+        rows: (b,) where each sequence stood in the input.
     """
 
     vectors: Matrix
     masses: Vector
     lengths: NDArray[np.intp]
+    rows: NDArray[np.intp]
 
     @property
     def starts(self) -> NDArray[np.intp]:
@@ -141,7 +148,7 @@ def ragged(
     masses: Sequence[MassesLike | None] | None = None,
     dimension: int | None = None,
 ) -> Ragged:
-    """Check a list of sequences and their masses, and lay them end to end.
+    """Check a list of sequences and their masses, and lay them end to end, short ones first.
 
     Raises:
         InputError: as `as_matrix` and `as_masses`, naming the sequence; or masses for another number of
@@ -151,37 +158,43 @@ def ragged(
         raise DimensionError(f"masses for {len(masses)} sequences arrived with {len(sequences)} sequences.")
     arrays = []
     for index, sequence in enumerate(sequences):
-        array = as_floats(sequence, f"sequences[{index}] must be an (n, d) array of numbers")
-        if array.ndim != 2 or array.size == 0 or array.shape[1] != (dimension or array.shape[1]):
+        array = sequence
+        if not isinstance(array, np.ndarray) or array.dtype != _FLOAT32:
+            array = as_floats(sequence, f"sequences[{index}] must be an (n, d) array of numbers")
+        shape = array.shape
+        if len(shape) != 2 or 0 in shape or (dimension is not None and shape[1] != dimension):
             as_matrix(array, dimension, what=f"sequences[{index}]")  # says what is wrong with it
-        dimension = array.shape[1]
+        dimension = shape[1]
         arrays.append(array)
     lengths = np.array([len(array) for array in arrays], np.intp)
-    vectors = np.concatenate(arrays)
+    rows = np.argsort(lengths, kind="stable")
+    order = rows.tolist()
+    lengths = lengths[rows]
+    vectors = np.concatenate([arrays[row] for row in order])
 
     def name(row: int) -> str:
         index = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
-        return f"sequences[{index}] row {row - int(lengths[:index].sum())} of {lengths[index]}"
+        return f"sequences[{rows[index]}] row {row - int(lengths[:index].sum())} of {lengths[index]}"
 
     _check_rows(vectors, name)
     if masses is None:
-        return Ragged(vectors, np.ones(len(vectors), np.float32), lengths)
+        return Ragged(vectors, np.ones(len(vectors), np.float32), lengths, rows)
     weights = []
-    for index, (mass, length) in enumerate(zip(masses, lengths, strict=True)):
+    for index, (mass, array) in enumerate(zip(masses, arrays, strict=True)):
         try:
-            weights.append(as_masses(mass, int(length)))
+            weights.append(as_masses(mass, len(array)))
         except InputError as error:
             raise type(error)(f"sequences[{index}]: {error}") from None
-    return Ragged(vectors, np.concatenate(weights), lengths)
+    return Ragged(vectors, np.concatenate([weights[row] for row in order]), lengths, rows)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of similar length, padded.
+    """Sequences of one length, or of similar length and padded.
 
     Attributes:
         rows: (b,) where each sequence stood in the input.
-        vectors: (b, n, d) float32, zero where padded.
+        vectors: (b, n, d) float32, zero where padded; not a copy where nothing is padded.
         mask: (b, n) bool, False where padded.
         masses: (b, n) float32, zero where padded.
     """
@@ -193,31 +206,35 @@ class Batch:
 
 
 def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
-    """Padded batches of similar length; each sequence of at most `longest` vectors is in exactly one.
+    """Batches of one or similar lengths; each sequence of at most `longest` vectors is in exactly one.
 
-    A batch holds at most `ITEMS_PER_BATCH` vectors, or one sequence where that alone is longer, and no
-    sequence in it is padded by more than a quarter of its length.
+    A batch holds at most `ITEMS_PER_BATCH` vectors, or one sequence where that alone is longer. Lengths that
+    have `ITEMS_UNPADDED` vectors are not padded, and no sequence is by more than a quarter of its length.
     """
-    lengths = sequences.lengths
-    order = np.argsort(lengths, kind="stable")
-    if longest is not None:
-        order = order[lengths[order] <= longest]
+    lengths, starts = sequences.lengths, sequences.starts
+    end = len(lengths) if longest is None else int(np.searchsorted(lengths, longest, side="right"))
     start = 0
-    while start < len(order):
-        most = lengths[order[start]] * 5 // 4
-        stop = start + int(np.searchsorted(lengths[order[start:]], most, side="right"))
-        room = np.flatnonzero(lengths[order[start:stop]] * np.arange(1, stop - start + 1) > ITEMS_PER_BATCH)
-        if len(room):
-            stop = start + max(int(room[0]), 1)
-        yield _padded(order[start:stop], sequences)
+    while start < end:
+        least = int(lengths[start])
+        stop = int(np.searchsorted(lengths[:end], least, side="right"))
+        if (stop - start) * least < ITEMS_UNPADDED:
+            stop = int(np.searchsorted(lengths[:end], least * 5 // 4, side="right"))
+        if (stop - start) * lengths[stop - 1] > ITEMS_PER_BATCH:
+            items = lengths[start:stop] * np.arange(1, stop - start + 1)
+            stop = start + max(int(np.searchsorted(items, ITEMS_PER_BATCH, side="right")), 1)
+        span = slice(int(starts[start]), int(starts[stop - 1] + lengths[stop - 1]))
+        yield _padded(
+            sequences.rows[start:stop], lengths[start:stop], sequences.vectors[span], sequences.masses[span]
+        )
         start = stop
 
 
-def _padded(rows: NDArray[np.intp], sequences: Ragged) -> Batch:
-    lengths = sequences.lengths[rows]
-    steps = np.arange(lengths[-1])
-    mask = steps < lengths[:, None]
-    places = np.where(mask, sequences.starts[rows][:, None] + steps, 0)
-    vectors = sequences.vectors[places]
-    vectors[~mask] = 0
-    return Batch(rows, vectors, mask, np.where(mask, sequences.masses[places], np.float32(0)))
+def _padded(rows: NDArray[np.intp], lengths: NDArray[np.intp], vectors: Matrix, masses: Vector) -> Batch:
+    shape = (len(rows), int(lengths[-1]))
+    if lengths[0] == lengths[-1]:
+        mask = np.ones(shape, np.bool_)
+        return Batch(rows, vectors.reshape(*shape, -1), mask, masses.reshape(shape))
+    mask = np.arange(shape[1]) < lengths[:, None]
+    batch = Batch(rows, np.zeros((*shape, vectors.shape[1]), np.float32), mask, np.zeros(shape, np.float32))
+    batch.vectors[mask], batch.masses[mask] = vectors, masses
+    return batch

@@ -138,8 +138,10 @@ def test_unit_keeps_rows_of_zeros_and_works_on_any_number_of_axes():
 def test_laying_sequences_end_to_end_keeps_them(batch):
     sequences, masses = batch
     laid = ragged(sequences, masses)
-    for index, (sequence, mass) in enumerate(zip(sequences, masses, strict=True)):
-        part = slice(laid.starts[index], laid.starts[index] + laid.lengths[index])
+    assert sorted(laid.rows.tolist()) == list(range(len(sequences)))
+    assert (np.diff(laid.lengths) >= 0).all()
+    for row, start, length in zip(laid.rows, laid.starts, laid.lengths, strict=True):
+        part, sequence, mass = slice(start, start + length), sequences[row], masses[row]
         assert np.array_equal(laid.vectors[part], sequence)
         assert np.array_equal(laid.masses[part], np.ones(len(sequence)) if mass is None else mass)
 
@@ -186,6 +188,18 @@ def test_batches_hold_every_sequence_once_and_pad_little(lengths, longest):
             assert np.array_equal(vectors[:count], everything[spans[row]])
             assert np.array_equal(masses[:count], weights[spans[row]])
     assert sorted(seen) == [i for i, length in enumerate(lengths) if longest is None or length <= longest]
+
+
+def test_lengths_with_vectors_enough_are_not_padded_nor_copied(monkeypatch):
+    monkeypatch.setattr(_batching, "ITEMS_UNPADDED", 20)
+    lengths = [8, 9, 10, 8, 9, 10, 10, 9]
+    laid = ragged([chunk_vectors(i, length) for i, length in enumerate(lengths)])
+    shapes = [(batch.mask.shape, bool(batch.mask.all())) for batch in batches(laid)]
+    assert shapes == [((8, 10), False)]
+    laid = ragged([chunk_vectors(i, length) for i, length in enumerate(lengths + lengths)])
+    for batch in batches(laid):
+        assert batch.mask.all()
+        assert np.shares_memory(batch.vectors, laid.vectors)
 
 
 def test_a_batch_is_bounded_and_a_longer_sequence_comes_alone(monkeypatch):

@@ -69,8 +69,8 @@ class SequenceMerger(ABC):
             InputError: empty, not finite, zero or of another dimension (see `merger_plugins.errors`).
         """
         array = as_matrix(vectors, self.dimension)
-        whole = Ragged(array, as_masses(masses, len(array)), np.array([len(array)]))
-        merged: Vector = self._merge_ragged(whole)[0]
+        length, row = np.array([len(array)]), np.array([0])
+        merged: Vector = self._merge_ragged(Ragged(array, as_masses(masses, len(array)), length, row))[0]
         return merged
 
     def merge_many(
@@ -97,16 +97,17 @@ class SequenceMerger(ABC):
         largest = np.maximum.reduceat(sequences.masses, sequences.starts)
         sequences = replace(
             sequences,
-            vectors=self._leaves(sequences.vectors),
+            vectors=self._ready(sequences.vectors),
             masses=sequences.masses / np.repeat(largest, sequences.lengths),
         )
         merged = np.empty((len(sequences.lengths), sequences.vectors.shape[1]), np.float32)
         for batch in batches(sequences, self.window):
             merged[batch.rows] = self._merge_batch(batch)
         if self.window is not None:
-            for row in np.flatnonzero(sequences.lengths > self.window):
-                part = slice(sequences.starts[row], sequences.starts[row] + sequences.lengths[row])
-                merged[row] = self._merge_long(sequences.vectors[part], sequences.masses[part])
+            for index in np.flatnonzero(sequences.lengths > self.window):
+                part = slice(sequences.starts[index], sequences.starts[index] + sequences.lengths[index])
+                leaves = self._leaves(sequences.vectors[part])
+                merged[sequences.rows[index]] = self._merge_long(leaves, sequences.masses[part])
         lengths = np.einsum("bd,bd->b", merged, merged)
         if not (lengths > 0.25).all():
             raise ZeroVectorError(
@@ -204,7 +205,7 @@ class SequenceMerger(ABC):
 
     @abstractmethod
     def _merge_batch(self, batch: Batch) -> Matrix:
-        """(b, n, d) padded leaves, as `_leaves` gives them -> (b, d) unit rows; n is at most `window`."""
+        """(b, n, d) padded vectors, as `_ready` gives them -> (b, d) unit rows; n is at most `window`."""
 
     @abstractmethod
     def _leaves(self, vectors: Matrix) -> Matrix:
@@ -221,6 +222,13 @@ class SequenceMerger(ABC):
     @abstractmethod
     def _out(self, directions: Matrix) -> Matrix:
         """(n, d) directions in node space -> (n, d) unit vectors that a raw query can search."""
+
+    def _ready(self, vectors: Matrix) -> Matrix:
+        """(n, d) chunk vectors -> (n, d) as `_merge_batch` takes them: leaves, where a merger says no other.
+
+        A merger with a window may do no more than normalise them, as longer sequences pass `_leaves` after.
+        """
+        return self._leaves(vectors)
 
     def _own(self, leaves: Matrix) -> Matrix:
         """(n, d) unit leaves, zeros for an empty place -> (n, d) each chunk's own vector, unit or zeros."""

@@ -2,7 +2,7 @@
 
 ::
 
-    vectors (b, n, d) float32   chunk vectors in reading order; what stands in padded places is ignored
+    vectors (b, n, d) float32   chunk vectors of any length, in reading order; padded places are ignored
     mask    (b, n)    bool      False where padded
     masses  (b, n)    float32   tokens each vector stands for; only proportions matter
     merged  (b, d)    float32   unit length
@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from merger_plugins._artefact import CARD, write_artefact
 from merger_plugins._extras import require
 from merger_plugins.errors import DimensionError
 from merger_plugins.mergers.calibrated import RIDGE_LEAST, RIDGE_MOST, RIDGE_PER_CHUNK
+from merger_plugins.mergers.calibrated import ridge as ridge_of
 
 if TYPE_CHECKING:
     import os
@@ -36,9 +39,12 @@ OPSET = 17
 """Nothing here needs a newer operator set, and a newer one would shut out older runtimes."""
 
 TOLERANCE = 1e-7
-"""Conjugate gradients stop at this residual, relative to the right-hand side: half a unit of float32."""
+"""What the equations are solved to, relative to their right-hand side: half a unit of float32."""
 
-_FLOAT, _BOOL, _INT64 = 1, 9, 7  # onnx.TensorProto.DataType
+SHORT = 48
+"""Up to so many places, multiplying Gram matrices takes less time than conjugate gradients do."""
+
+_FLOAT, _INT32, _INT64, _BOOL = 1, 6, 7, 9  # onnx.TensorProto.DataType
 
 
 def mean_graph(dimension: int) -> onnx.ModelProto:
@@ -51,10 +57,14 @@ def mean_graph(dimension: int) -> onnx.ModelProto:
         MissingExtraError: the package ``onnx`` is not installed.
     """
     graph = _Graph()
-    vectors, masses = _inputs(graph)
-    weights = graph("Unsqueeze", masses, graph.integers(1))  # (b, 1, n)
-    total = graph("MatMul", weights, _unit(graph, vectors))
-    return _model(graph, "mean", dimension, graph("Squeeze", total, graph.integers(1)))
+    masses = _masses(graph)
+
+    def total(graph: _Graph, vectors: str) -> str:
+        lengths = graph("Sqrt", _squared(graph, vectors, vectors))
+        weights = graph("Div", masses, _nonzero(graph, lengths))  # (b, n)
+        return _pooled(graph, weights, vectors)
+
+    return _model(graph, "mean", dimension, _without_padding(graph, total))
 
 
 def calibrated_graph(
@@ -62,12 +72,13 @@ def calibrated_graph(
 ) -> onnx.ModelProto:
     """The graph of `CalibratedMerger._merge_batch`, calibration inside.
 
-    With R the rows √g_i z_i, the merged vector is P Rᵀ a, normalised, where (R Rᵀ + λ I) a = √g. ONNX has no
-    operator that solves equations, so conjugate gradients do (Hestenes and Stiefel 1952), for all sequences
-    of a batch at once and with step sizes of their own; one that has converged is left as it is. R Rᵀ is
-    never formed. Its eigenvalues add up to n, as Σ g_i |z_i|² = n, so the condition number is κ <= 1 + n / λ:
-    13 up to 180 chunks, 35 for 500. The residual falls to `TOLERANCE` of the right-hand side within
-    ½ √κ ln(2 √κ / `TOLERANCE`) iterations, 33 and 55, after which the loop ends in any case.
+    With R the rows √(g_i / λ) z_i, the merged vector is P Rᵀ a, normalised, where (I + R Rᵀ) a = √g; any
+    multiple of a gives the same. P only occurs as Q = P², so that y_i = Q (x_i - m) is the one product with a
+    (d, d) matrix: |P (x_i - m)|² = y_i · (x_i - m), the Gram matrix R Rᵀ holds y_i · (x_j - m), scaled, and
+    P Rᵀ a is a weighted sum of the y_i.
+
+    ONNX has no operator that solves equations. Short sequences take a polynomial in the Gram matrix, long
+    ones conjugate gradients; a batch takes one of the two, by its number of places.
 
     Args:
         mean: (d,) m, of unit vectors.
@@ -83,20 +94,29 @@ def calibrated_graph(
             f"mean has shape {mean.shape} and whitening {whitening.shape}; expected (d,) and (d, d)."
         )
     graph = _Graph()
-    vectors, masses = _inputs(graph)
+    masses = _masses(graph)
     graph.constant("mean", mean.astype(np.float32))
-    graph.constant("whitening", whitening.astype(np.float32))
-    whitened = graph("MatMul", graph("Sub", _unit(graph, vectors), "mean"), "whitening")
+    wide = whitening.astype(np.float64)
+    graph.constant("whitening_twice", (wide @ wide).astype(np.float32))
+    centred = _without_padding(graph, lambda graph, vectors: graph("Sub", _unit(graph, vectors), "mean"))
+    mapped = graph("MatMul", centred, "whitening_twice")
     counts = graph("ReduceSum", graph("Cast", "mask", to=_FLOAT), graph.integers(1), keepdims=1)  # (b, 1)
     total = graph("ReduceSum", masses, graph.integers(1), keepdims=1)
-    relative = graph("Mul", masses, graph("Div", counts, _nonzero(graph, total)))
-    roots = graph("Sqrt", relative)
-    rows = graph("Mul", _unit(graph, whitened), graph("Unsqueeze", roots, graph.integers(2)))
     growing = graph("Mul", counts, graph.scalar(RIDGE_PER_CHUNK))
     ridge = graph("Clip", growing, graph.scalar(RIDGE_LEAST), graph.scalar(RIDGE_MOST))
-    weights = _solved(graph, rows, roots, counts, ridge)
-    pooled = graph("Squeeze", graph("MatMul", weights, rows), graph.integers(1))
-    return _model(graph, "calibrated", dimension, graph("MatMul", pooled, "whitening"))
+    mean_mass = graph("Div", graph("Mul", _nonzero(graph, total), ridge), _nonzero(graph, counts))
+    targets = graph("Sqrt", graph("Div", masses, mean_mass))  # √(g / λ)
+    lengths = graph("Sqrt", _nonzero(graph, _squared(graph, centred, mapped)))
+    scales = graph("Div", targets, lengths)
+    places = graph("Gather", graph("Shape", "mask"), graph.constant("places_axis", np.array(1, np.int64)))
+    is_short = graph("LessOrEqual", places, graph.constant("short", np.array(SHORT, np.int64)))
+    short, long = graph.inner(), graph.inner()
+    weights = graph.either(
+        is_short,
+        (short, _solved_short(short, centred, mapped, scales, targets)),
+        (long, _solved_long(long, centred, mapped, scales, targets, counts, ridge)),
+    )
+    return _model(graph, "calibrated", dimension, _pooled(graph, graph("Mul", weights, scales), mapped))
 
 
 def write_onnx_merger(
@@ -106,7 +126,7 @@ def write_onnx_merger(
 
     Args:
         folder: where.
-        graph: with the signature at the top of this module.
+        graph: with the signature at the top of this module, blind to the lengths of its vectors.
         dimension: d.
         source: the merger that it was made from: its window, context weights and fingerprint are recorded.
 
@@ -119,6 +139,7 @@ def write_onnx_merger(
         "kind": "onnx",
         "dimension": dimension,
         "window": source.window,
+        "normalises": True,
         "context_weights": {"near": weights.near, "root": weights.root},
         "source": {
             "kind": kind,
@@ -140,9 +161,10 @@ class _Graph:
         self.onnx = require("onnx", extra="export", purpose="Exporting a merger as an ONNX graph")
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
+        self.numbers = count()
 
     def __call__(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        output = output or f"{operator}_{len(self.nodes)}"
+        output = output or f"{operator}_{next(self.numbers)}"
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, [output], **attributes))
         return output
 
@@ -151,52 +173,141 @@ class _Graph:
         return name
 
     def scalar(self, value: float) -> str:
-        return self.constant(f"float_{value:g}", np.array(value, np.float32))
+        return self.constant(f"float_{value:.9g}", np.array(value, np.float32))
 
     def integers(self, *values: int) -> str:
         return self.constant(f"integers_{'_'.join(map(str, values))}", np.array(values, np.int64))
 
+    def inner(self) -> _Graph:
+        """A graph inside this one, which sees its names and shares its constants."""
+        inner = _Graph()
+        inner.constants, inner.numbers = self.constants, self.numbers
+        return inner
 
-def _inputs(graph: _Graph) -> tuple[str, str]:
-    """Vectors and masses with zeros in padded places; a product would let NaN through."""
-    present = graph("Unsqueeze", "mask", graph.integers(2))
-    vectors = graph("Where", present, "vectors", graph.scalar(0))
-    return vectors, graph("Where", "mask", "masses", graph.scalar(0))
+    def either(self, condition: str, then: tuple[_Graph, str], otherwise: tuple[_Graph, str]) -> str:
+        """The output of one of two inner graphs; the other one is not run."""
+        describe, make = self.onnx.helper.make_tensor_value_info, self.onnx.helper.make_graph
+        then_branch, else_branch = (
+            make(inner.nodes, output, [], [describe(output, _FLOAT, None)])
+            for inner, output in (then, otherwise)
+        )
+        return self("If", condition, then_branch=then_branch, else_branch=else_branch)
+
+
+def _masses(graph: _Graph) -> str:
+    """Masses with zeros in padded places."""
+    return graph("Where", "mask", "masses", graph.scalar(0))
+
+
+def _without_padding(graph: _Graph, function: Callable[[_Graph, str], str]) -> str:
+    """A function of the vectors, with zeros in padded places; a product would let NaN through.
+
+    Putting them there takes as long as a mean does, and is left out where nothing is padded.
+    """
+    full = graph("Cast", graph("ReduceMin", graph("Cast", "mask", to=_INT32), keepdims=0), to=_BOOL)
+    plain, padded = graph.inner(), graph.inner()
+    present = padded("Unsqueeze", "mask", graph.integers(2))
+    zeroed = padded("Where", present, "vectors", graph.scalar(0))
+    return graph.either(full, (plain, function(plain, "vectors")), (padded, function(padded, zeroed)))
 
 
 def _nonzero(graph: _Graph, value: str) -> str:
-    """The value, or 1 where it is 0: a divisor."""
+    """The value, or 1 where it is 0 or rounded to less: a divisor."""
     return graph("Where", graph("Greater", value, graph.scalar(0)), value, graph.scalar(1))
 
 
+def _squared(graph: _Graph, left: str, right: str, *, keepdims: int = 0) -> str:
+    """Products of each row with its counterpart; ONNX Runtime's ReduceL2 takes twice the time."""
+    return graph("ReduceSum", graph("Mul", left, right), graph.integers(-1), keepdims=keepdims)
+
+
 def _unit(graph: _Graph, vectors: str) -> str:
-    lengths = graph("ReduceL2", vectors, axes=[-1], keepdims=1)
+    lengths = graph("Sqrt", _squared(graph, vectors, vectors, keepdims=1))
     return graph("Div", vectors, _nonzero(graph, lengths))
 
 
-def _solved(graph: _Graph, rows: str, targets: str, counts: str, ridge: str) -> str:
-    """Solve (R Rᵀ + λ I) a = t for each sequence by conjugate gradients.
+def _pooled(graph: _Graph, weights: str, vectors: str) -> str:
+    """(b, n) weights of (b, n, d) vectors -> their (b, d) sums."""
+    total = graph("MatMul", graph("Unsqueeze", weights, graph.integers(1)), vectors)
+    return graph("Squeeze", total, graph.integers(1))
 
-    Args:
-        graph: is added to.
-        rows: (b, n, d) R.
-        targets: (b, n) t.
-        counts: (b, 1) how many rows are not padded.
-        ridge: (b, 1) λ.
+
+def _solved_short(graph: _Graph, centred: str, mapped: str, scales: str, targets: str) -> str:
+    """Solve (I + R Rᵀ) a = t by a Chebyshev polynomial in the Gram matrix R Rᵀ, up to a factor.
+
+    The eigenvalues of R Rᵀ add up to n / λ, as Σ g_i |z_i|² = n, so those of the equation lie in [1, κ] with
+    κ = 1 + n / λ at the most. With T the Chebyshev polynomials, scaled to be 1 at 0 as r_m, the polynomial
+    (1 - r_m(x)) / x is the inverse within 1 / T_m((κ + 1) / (κ - 1)) (Saad 2003, section 6.11).
+    T_2m = 2 T_m² - 1 doubles the degree by squaring the matrix, and 1 - r_2m is a multiple of
+    (1 - r_m)(1 + r_m), so that a doubles with it: a + r_m a.
 
     Returns:
-        (b, 1, n) a.
+        (b, n) a multiple of a.
     """
+    one, two = graph.integers(1), graph.integers(2)
+    rows, columns = graph("Unsqueeze", scales, two), graph("Unsqueeze", scales, one)
+    products = graph("MatMul", mapped, graph("Transpose", centred, perm=[0, 2, 1]))
+    gram = graph("Mul", graph("Mul", products, rows), columns)
+    zero = graph.integers(0)
+    first = graph("Squeeze", graph("Slice", gram, zero, one, zero), zero)
+    identity = graph("EyeLike", first)  # (n, n)
+
+    def residual(matrix: str, factor: float, diagonal: float) -> str:
+        return graph(
+            "Add",
+            graph("Mul", matrix, graph.scalar(factor)),
+            graph("Mul", identity, graph.scalar(diagonal)),
+        )
+
+    condition = short_condition()
+    at_zero = (condition + 1) / (condition - 1)  # T_1 there
+    matrix = residual(gram, -2 / (condition + 1), 1 / at_zero)
+    weights = graph("Unsqueeze", targets, one)
+    for turn in range(doublings(condition)):
+        if turn:
+            doubled = 2 * at_zero**2 - 1
+            squared = graph("MatMul", matrix, matrix)
+            matrix = residual(squared, 2 * at_zero**2 / doubled, -1 / doubled)
+            at_zero = doubled
+        weights = graph("Add", weights, graph("MatMul", weights, matrix))
+    return graph("Squeeze", weights, one)
+
+
+def short_condition() -> float:
+    """The largest κ = 1 + n / λ of a short sequence."""
+    counts = np.arange(1, SHORT + 1)
+    return float(np.max(1 + counts / ridge_of(counts)))
+
+
+def doublings(condition: float) -> int:
+    """How often the degree 1 is to be doubled until the residual is below `TOLERANCE`."""
+    root = math.sqrt(condition)
+    degree = math.log(2 / TOLERANCE) / math.log((root + 1) / (root - 1))
+    return math.ceil(math.log2(degree))
+
+
+def _solved_long(
+    graph: _Graph, centred: str, mapped: str, scales: str, targets: str, counts: str, ridge: str
+) -> str:
+    """Solve (I + R Rᵀ) a = t by conjugate gradients (Hestenes and Stiefel 1952); R Rᵀ is never formed.
+
+    All sequences of a batch take steps at once, of sizes of their own; one that has converged is left as it
+    is. The condition number is κ <= 1 + n / λ: 13 up to 180 chunks, 35 for 500. The residual falls to
+    `TOLERANCE` of the right-hand side within ½ √κ ln(2 √κ / `TOLERANCE`) iterations, 33 and 55, after which
+    the loop ends in any case.
+
+    Returns:
+        (b, n) a.
+    """
+    column = graph("Unsqueeze", scales, graph.integers(2))
     right = graph("Unsqueeze", targets, graph.integers(1))
     start = graph("Mul", right, graph.scalar(0))
-    squared = graph("ReduceSum", graph("Mul", right, right), graph.integers(2), keepdims=1)  # (b, 1, 1)
+    squared = _squared(graph, right, right, keepdims=1)  # (b, 1, 1)
     outside = {
-        "rows": rows,
-        "columns": graph("Transpose", rows, perm=[0, 2, 1]),
-        "ridge": graph("Unsqueeze", ridge, graph.integers(2)),
+        "rows": graph("Mul", mapped, column),
+        "columns": graph("Transpose", graph("Mul", centred, column), perm=[0, 2, 1]),
         "enough": graph("Mul", squared, graph.scalar(TOLERANCE**2)),
     }
-    graph.scalar(0), graph.scalar(1), graph.integers(2)  # the body refers to them
     bound = graph("Add", graph("Div", counts, ridge), graph.scalar(1))
     root = graph("Sqrt", graph("ReduceMax", bound, keepdims=0))
     most = graph("Mul", graph("Log", graph("Mul", root, graph.scalar(2 / TOLERANCE))), root)
@@ -210,25 +321,25 @@ def _solved(graph: _Graph, rows: str, targets: str, counts: str, ridge: str) -> 
             body=_iteration(graph, state, **outside),
         )
     )
-    return "solved_weights"
+    return graph("Squeeze", "solved_weights", graph.integers(1))
 
 
 def _iteration(
-    graph: _Graph, state: Sequence[str], *, rows: str, columns: str, ridge: str, enough: str
+    graph: _Graph, state: Sequence[str], *, rows: str, columns: str, enough: str
 ) -> onnx.GraphProto:
     """One step of conjugate gradients, for as long as one sequence of the batch needs it."""
-    body = _Graph()
-    zero, one, last = graph.scalar(0), graph.scalar(1), graph.integers(2)
+    body = graph.inner()
+    zero, one = graph.scalar(0), graph.scalar(1)
     weights, residual, direction, squared = state
     product = body("MatMul", body("MatMul", direction, rows), columns)
-    product = body("Add", product, body("Mul", ridge, direction), output="product")
-    curvature = body("ReduceSum", body("Mul", direction, product), last, keepdims=1)
+    product = body("Add", product, direction, output="product")
+    curvature = _squared(body, direction, product, keepdims=1)
     # A sequence that has converged takes steps of length 0 / 1 while it waits for its batch-mates.
     active = body("Greater", squared, enough)
     step = body("Div", body("Where", active, squared, zero), body("Where", active, curvature, one))
     body("Add", weights, body("Mul", step, direction), output="next_weights")
     body("Sub", residual, body("Mul", step, product), output="next_residual")
-    body("ReduceSum", body("Mul", "next_residual", "next_residual"), last, keepdims=1, output="next_squared")
+    body("Identity", _squared(body, "next_residual", "next_residual", keepdims=1), output="next_squared")
     turn = body("Div", "next_squared", body("Where", active, squared, one))
     body("Add", "next_residual", body("Mul", turn, direction), output="next_direction")
     worst = body("ReduceMax", body("Sub", "next_squared", enough), keepdims=0)

@@ -60,7 +60,13 @@ class MeanMerger(SequenceMerger):
         return write_onnx_merger(folder, mean_graph(dimension), dimension=dimension, source=self)
 
     def _merge_batch(self, batch: Batch) -> Matrix:
-        return unit(np.einsum("bnd,bn->bd", batch.vectors, batch.masses, optimize=True))
+        squared = np.einsum("bnd,bnd->bn", batch.vectors, batch.vectors)
+        squared[~batch.mask] = 1
+        weights = batch.masses / np.sqrt(squared)
+        return unit((weights[:, None] @ batch.vectors)[:, 0])
+
+    def _ready(self, vectors: Matrix) -> Matrix:
+        return vectors
 
     def _leaves(self, vectors: Matrix) -> Matrix:
         return unit(vectors)

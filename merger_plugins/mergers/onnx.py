@@ -57,7 +57,9 @@ class OnnxMerger(SequenceMerger):
     """Merges by an ONNX graph: one that `SequenceMerger.export` wrote, or any with the same signature.
 
     The graph sees unit vectors, padded at the end, and masses over the largest of their sequence; its output
-    is normalised. What it computes from one vector is that chunk's own vector.
+    is normalised. A folder whose config.json states ``"normalises": true``, as those that we export do,
+    leaves it to the graph to make vectors of any length unit vectors. What the graph computes from one vector
+    is that chunk's own vector.
 
     With a window, the tree is made of the graph's merges: every `window` nodes go through it as merged
     vectors with their summed masses, and reading the root takes what is left of each level upwards, so that
@@ -104,6 +106,7 @@ class OnnxMerger(SequenceMerger):
         self.dimension = _natural(config, "dimension", 1, self.path)
         self.window = _natural(config, "window", 2, self.path)
         self.context_weights = _context_weights(config, self.path)
+        self._normalises = config.get("normalises") is True
         if self.dimension is None or "window" not in config:
             self._loaded = self._load()
             self.dimension = self.dimension or self._loaded.dimension
@@ -205,9 +208,11 @@ class OnnxMerger(SequenceMerger):
     def _run(
         self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
     ) -> Matrix:
-        """Unit vectors (b, n, d), mask and masses (b, n) -> (b, d) unit rows, in runs of a moderate size."""
+        """Vectors (b, n, d), mask and masses (b, n) with 1 as their largest -> (b, d) unit rows.
+
+        In runs of a moderate size.
+        """
         graph = self._graph()
-        masses = masses / masses.max(axis=1, keepdims=True)
         count, longest, dimension = vectors.shape
         if graph.places is not None:
             if longest > graph.places:
@@ -218,8 +223,8 @@ class OnnxMerger(SequenceMerger):
             room = ((0, 0), (0, graph.places - longest))
             vectors = np.pad(vectors, (*room, (0, 0)))
             mask, masses = np.pad(mask, room), np.pad(masses, room)
-        merged = np.empty((count, dimension), np.float32)
         step = max(1, ITEMS_PER_RUN // vectors.shape[1])
+        parts = []
         for start in range(0, count, step):
             part = slice(start, start + step)
             feed = {"vectors": vectors[part], "mask": mask[part], "masses": masses[part]}
@@ -230,24 +235,33 @@ class OnnxMerger(SequenceMerger):
                     f"The graph of {self.path} failed on vectors of shape {vectors[part].shape}: {error}. "
                     + _SIGNATURE
                 ) from error
-            if rows.shape != merged[part].shape:
+            expected = (len(vectors[part]), dimension)
+            if rows.shape != expected:
                 raise ArtefactError(
-                    f"The graph of {self.path} gives {rows.shape}, where {merged[part].shape} was expected. "
+                    f"The graph of {self.path} gives {rows.shape}, where {expected} was expected. "
                     + _SIGNATURE
                 )
-            merged[part] = rows
-        broken = ~np.isfinite(merged).all(axis=1)
+            parts.append(rows)
+        merged: Matrix = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        squared = np.einsum("bd,bd->b", merged, merged)
+        broken = ~np.isfinite(squared)
         if broken.any():
             raise NonFiniteError(
-                f"The graph of {self.path} gives NaN or infinity for {int(broken.sum())} of {count} "
-                "sequences, and all of its inputs were finite. Export it again, in float32."
+                f"The graph of {self.path} gives NaN, infinity or numbers too large to square in float32 for "
+                f"{int(broken.sum())} of {count} sequences, and all of its inputs were finite. Export it "
+                "again, in float32."
             )
-        return unit(merged)
+        squared[squared == 0] = 1
+        merged /= np.sqrt(squared)[:, None]
+        return merged
 
     # -- what the tree needs ---------------------------------------------------------------------------
 
     def _merge_batch(self, batch: Batch) -> Matrix:
         return self._run(batch.vectors, batch.mask, batch.masses)
+
+    def _ready(self, vectors: Matrix) -> Matrix:
+        return vectors if self._normalises else unit(vectors)
 
     def _leaves(self, vectors: Matrix) -> Matrix:
         return unit(vectors)
@@ -263,7 +277,8 @@ class OnnxMerger(SequenceMerger):
         joined = vectors[:, 0].copy()
         several = present.sum(axis=1) > 1
         if several.any():
-            joined[several] = self._run(vectors[several], masses[several] > 0, masses[several])
+            largest = masses[several].max(axis=1, keepdims=True)
+            joined[several] = self._run(vectors[several], masses[several] > 0, masses[several] / largest)
         joined *= masses.sum(axis=1, keepdims=True)
         return joined
 
@@ -272,7 +287,8 @@ class OnnxMerger(SequenceMerger):
             vectors = np.concatenate([nodes.vectors for nodes in frontier])
             masses = np.concatenate([nodes.masses for nodes in frontier])
             full = masses > 0
-            merged: Vector = self._run(unit(vectors[full])[None], full[full][None], masses[full][None])[0]
+            relative = masses[full] / masses.max()
+            merged: Vector = self._run(unit(vectors[full])[None], full[full][None], relative[None])[0]
             return merged
         carry: Nodes | None = None
         for level in reversed(frontier):
@@ -288,6 +304,8 @@ class OnnxMerger(SequenceMerger):
     def _own(self, leaves: Matrix) -> Matrix:
         own = np.zeros_like(leaves)
         present = leaves.any(axis=1)
+        if not present.any():
+            return own
         alone = np.ones((int(present.sum()), 1), np.bool_)
         own[present] = self._run(leaves[present][:, None], alone, alone.astype(np.float32))
         return own

@@ -17,7 +17,15 @@ from merger_plugins._session import CPU, Session, SessionConfig, create_session
 from merger_plugins.errors import ArtefactError, DimensionError, InputError, MissingExtraError
 from merger_plugins.mergers.calibrated import RIDGE_LEAST, RIDGE_MOST, RIDGE_PER_CHUNK, ridge
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.mergers.graphs import MODEL, TOLERANCE, calibrated_graph, mean_graph
+from merger_plugins.mergers.graphs import (
+    MODEL,
+    SHORT,
+    TOLERANCE,
+    calibrated_graph,
+    doublings,
+    mean_graph,
+    short_condition,
+)
 from tests.strategies import Array, chunk_vectors, masses_for, normalised, ridge_solution
 
 onnx = pytest.importorskip("onnx", reason="install the extra export")
@@ -122,7 +130,7 @@ def one_heavy_mass(rng: np.random.Generator, count: int) -> Array:
 
 MASSES = [equal_masses, mixed_masses, one_heavy_mass]
 
-LENGTHS = [1, 2, 3, 7, 15, 16, 40, 48, 49, 100, 150, 151, 300, 500]
+LENGTHS = [1, 2, 3, 7, 15, 16, 18, 40, SHORT, SHORT + 1, 100, 150, 151, 300, 500]
 
 
 @pytest.mark.parametrize("weigh", MASSES)
@@ -235,28 +243,58 @@ def test_mean_graph_is_the_weighted_mean(mean_session: Session) -> None:
         np.testing.assert_allclose(merged, MeanMerger().merge(vectors, masses=masses), atol=CLOSE)
 
 
+def with_branches_of_long_sequences() -> Any:
+    """The graph of `MERGER` that solves the equation of every sequence as those of long ones are solved."""
+    model = calibrated_graph(MERGER.calibration.mean, MERGER.calibration.whitening)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        branches = {attribute.name: attribute.g for attribute in node.attribute if node.op_type == "If"}
+        long = branches.get("else_branch")
+        if long is not None and "Loop" in {inner.op_type for inner in long.node}:
+            rename = onnx.helper.make_node("Identity", [long.output[0].name], node.output)
+            model.graph.node.extend([*long.node, rename])
+        else:
+            model.graph.node.append(node)
+    return model
+
+
 @pytest.mark.parametrize(("longest", "most"), [(1, 12), (18, 33), (180, 33), (500, 55)])
 def test_iterations_end_within_the_bound_with_a_small_residual(
     tmp_path: Path, longest: int, most: int
 ) -> None:
-    model = calibrated_graph(MERGER.calibration.mean, MERGER.calibration.whitening)
+    model = with_branches_of_long_sequences()
     (loop,) = [node for node in model.graph.node if node.op_type == "Loop"]
     value = onnx.helper.make_tensor_value_info
     model.graph.output.append(value(loop.input[0], onnx.TensorProto.INT64, []))
+    model.graph.output.append(value(loop.input[5], onnx.TensorProto.FLOAT, None))
     model.graph.output.append(value(loop.output[3], onnx.TensorProto.FLOAT, None))
     spied = loaded(model, tmp_path)
     condition = 1 + longest / float(ridge(np.array([longest]))[0])
     assert most == math.ceil(math.sqrt(condition) / 2 * math.log(2 * math.sqrt(condition) / TOLERANCE))
     rng = np.random.default_rng(9)
     for shape in SHAPES:
+        vectors, masses = shape(rng, longest).astype(np.float32), mixed_masses(rng, longest)
         feed = {
-            "vectors": shape(rng, longest)[None].astype(np.float32),
+            "vectors": vectors[None],
             "mask": np.ones((1, longest), np.bool_),
-            "masses": mixed_masses(rng, longest)[None].astype(np.float32),
+            "masses": masses[None].astype(np.float32),
         }
-        limit, squared = spied.run([loop.input[0], loop.output[3]], feed)
+        merged, limit, at_start, at_end = spied.run(
+            ["merged", loop.input[0], loop.input[5], loop.output[3]], feed
+        )
         assert limit == most
-        assert math.sqrt(float(squared.squeeze()) / longest) <= TOLERANCE
+        assert math.sqrt(float(at_end.squeeze() / at_start.squeeze())) <= TOLERANCE
+        np.testing.assert_allclose(merged[0], textbook(vectors, masses), atol=CLOSE, rtol=0)
+
+
+def test_the_degree_for_short_sequences_suffices_and_half_of_it_does_not() -> None:
+    condition = max(1 + count / float(ridge(np.array([count]))[0]) for count in range(1, SHORT + 1))
+    assert short_condition() == pytest.approx(condition)
+    at_zero = (condition + 1) / (condition - 1)
+    degree = 2 ** doublings(condition)
+    least = [1 / np.polynomial.Chebyshev.basis(m)(at_zero) for m in (degree, degree // 2)]
+    assert least[0] <= TOLERANCE < least[1]
 
 
 def operators(graph: Any) -> Iterator[Any]:
