@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from merger_plugins.mergers.calibration import CalibrationStatistics
     from merger_plugins.tree import RollingMerge
 
+_FIRST = np.zeros(1, np.intp)
+
 Strategy = Literal["tree", "flat", "chain"]
 
 FANOUT = 10
@@ -69,9 +71,15 @@ class SequenceMerger(ABC):
             InputError: empty, not finite, zero or of another dimension (see `merger_plugins.errors`).
         """
         array = as_matrix(vectors, self.dimension)
-        length, row = np.array([len(array)]), np.array([0])
-        merged: Vector = self._merge_ragged(Ragged(array, as_masses(masses, len(array)), length, row))[0]
-        return merged
+        mass = as_masses(masses, len(array))
+        mass = mass / mass.max()
+        if self.window is not None and len(array) > self.window:
+            merged = self._merge_long(self._leaves(array), mass)[None]
+        else:
+            everywhere = np.ones((1, len(array)), np.bool_)
+            merged = self._merge_batch(Batch(_FIRST, self._ready(array)[None], everywhere, mass[None]))
+        vector: Vector = _not_zero(merged)[0]
+        return vector
 
     def merge_many(
         self, sequences: Sequence[MatrixLike], *, masses: Sequence[MassesLike | None] | None = None
@@ -108,13 +116,7 @@ class SequenceMerger(ABC):
                 part = slice(sequences.starts[index], sequences.starts[index] + sequences.lengths[index])
                 leaves = self._leaves(sequences.vectors[part])
                 merged[sequences.rows[index]] = self._merge_long(leaves, sequences.masses[part])
-        lengths = np.einsum("bd,bd->b", merged, merged)
-        if not (lengths > 0.25).all():
-            raise ZeroVectorError(
-                f"sequence {int(np.argmin(lengths))} merges to a vector of length zero: its vectors cancel "
-                "out. Vectors of one embedding model never do; check where they came from."
-            )
-        return merged
+        return _not_zero(merged)
 
     def _merge_long(self, leaves: Matrix, masses: Vector) -> Vector:
         from merger_plugins.tree import RollingMerge
@@ -240,3 +242,13 @@ class SequenceMerger(ABC):
         """(n, d) unit leaves and the (d,) root's direction -> (n, d) contextual chunk vectors."""
         blended = blend(leaves, unit(root[None])[0], relative_masses, weights or self.context_weights)
         return self._out(blended)
+
+
+def _not_zero(merged: Matrix) -> Matrix:
+    lengths = np.einsum("bd,bd->b", merged, merged)
+    if lengths.min() > 0.25:
+        return merged
+    raise ZeroVectorError(
+        f"sequence {int(np.argmin(lengths))} merges to a vector of length zero: its vectors cancel out. "
+        "Vectors of one embedding model never do; check where they came from."
+    )
