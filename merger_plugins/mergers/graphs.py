@@ -44,6 +44,9 @@ TOLERANCE = 1e-7
 SHORT = 48
 """Up to so many places, multiplying Gram matrices takes less time than conjugate gradients do."""
 
+SMALLEST = 1e-37
+"""Squared lengths below this count as zero; those of accepted vectors are above 1e-30."""
+
 _FLOAT, _INT32, _INT64, _BOOL = 1, 6, 7, 9  # onnx.TensorProto.DataType
 
 
@@ -60,8 +63,7 @@ def mean_graph(dimension: int) -> onnx.ModelProto:
     masses = _masses(graph)
 
     def total(graph: _Graph, vectors: str) -> str:
-        lengths = graph("Sqrt", _squared(graph, vectors, vectors))
-        weights = graph("Div", masses, _nonzero(graph, lengths))  # (b, n)
+        weights = graph("Div", masses, _lengths(graph, vectors))  # (b, n)
         return _pooled(graph, weights, vectors)
 
     return _model(graph, "mean", dimension, _without_padding(graph, total))
@@ -221,9 +223,14 @@ def _squared(graph: _Graph, left: str, right: str, *, keepdims: int = 0) -> str:
     return graph("ReduceSum", graph("Mul", left, right), graph.integers(-1), keepdims=keepdims)
 
 
+def _lengths(graph: _Graph, vectors: str, *, keepdims: int = 0) -> str:
+    """Lengths to divide by: a vector of zeros stays one."""
+    squared = _squared(graph, vectors, vectors, keepdims=keepdims)
+    return graph("Sqrt", graph("Max", squared, graph.scalar(SMALLEST)))
+
+
 def _unit(graph: _Graph, vectors: str) -> str:
-    lengths = graph("Sqrt", _squared(graph, vectors, vectors, keepdims=1))
-    return graph("Div", vectors, _nonzero(graph, lengths))
+    return graph("Div", vectors, _lengths(graph, vectors, keepdims=1))
 
 
 def _pooled(graph: _Graph, weights: str, vectors: str) -> str:
