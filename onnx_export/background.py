@@ -77,7 +77,8 @@ The bundled merger: `CalibratedMerger` with what is known of all-MiniLM-L6-v2's 
 seen any of yours. It holds one array, `second_moment` (384, 384): the mean outer product of the unit vectors
 of text of four kinds, each kind counting alike. No text can be recovered from it. Licence: Apache-2.0.
 
-`merger.calibrated(sample)` mixes it with your collection's own covariance, in which it counts as 400 vectors.
+`merger.calibrated(sample)` mixes it with your collection's own covariance, in which it
+counts as 30 to 2,000 vectors: the fewer, the less your text resembles these.
 
 | text | SHA-256 | chunks |
 |---|---|---|

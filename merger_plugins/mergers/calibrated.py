@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from merger_plugins._artefact import Artefact
 
-VERSION = 1
+VERSION = 2
 """Of the formulas and their constants, part of every fingerprint: raise it when a result changes."""
 
 RIDGE_PER_CHUNK, RIDGE_LEAST, RIDGE_MOST = 1 / 12, 1.5, 15.0

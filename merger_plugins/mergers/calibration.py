@@ -17,6 +17,7 @@ from merger_plugins.errors import ArtefactError, DimensionError, EmptyInputError
 Float64 = NDArray[np.float64]
 
 _BLOCK = 8_192
+_NO_VECTORS = "These statistics hold no vectors; add the collection's with update()."
 
 
 class CalibrationStatistics:
@@ -124,9 +125,17 @@ class CalibrationStatistics:
     def mean(self) -> Float64:
         """(d,) the mean of the unit vectors; raises `EmptyInputError` where none was added."""
         if not self.vectors:
-            raise EmptyInputError("These statistics hold no vectors; add the collection's with update().")
+            raise EmptyInputError(_NO_VECTORS)
         mean: Float64 = self._sum / self.vectors
         return mean
+
+    @property
+    def second_moment(self) -> Float64:
+        """(d, d) the mean outer product of the unit vectors; raises as `mean`."""
+        if not self.vectors:
+            raise EmptyInputError(_NO_VECTORS)
+        moment: Float64 = self._outer / self.vectors
+        return moment
 
     @property
     def covariance(self) -> Float64:
@@ -137,7 +146,7 @@ class CalibrationStatistics:
         and n vectors leaves n - s degrees of freedom for it; the whole covariance fills in for the rest.
         """
         mean = self.mean
-        whole = self._outer / self.vectors - np.outer(mean, mean)
+        whole = self.second_moment - np.outer(mean, mean)
         inside = self.vectors - self.sequences
         if not inside:
             return whole
@@ -215,16 +224,18 @@ class Background:
         return cls(tensors["second_moment"].astype(np.float64))
 
 
-BACKGROUND_WORTH = 400
-"""As many vectors as the background counts for when it is mixed with a collection's covariance."""
+SHRINKAGE, WORTH_LEAST, WORTH_MOST = 30, 30.0, 2_000.0
+"""The background counts for 30 times what Ledoit and Wolf's estimate gives it, within these bounds: that
+minimises the error of the largest eigenvalues, and whitening divides by the smallest."""
 
 MEAN_WORTH = 3_000
 """As many vectors as a mean of zero counts for: half-way centring, balanced in the covariance, ranks best."""
 
-POWER_LEAST, POWER_GAIN, POWER_HALF = 0.2, 0.36, 1_000
-"""P is the covariance to the power -p; p grows from 0.2 to 0.56 with the vectors, half of it at 1,000."""
+POWER_LEAST, POWER_GAIN, POWER_HALF = 0.48, 0.06, 3_000
+"""P is the covariance to the power -p; p grows from 0.48 to 0.54 with the vectors, half of it at 3,000."""
 
-_RIDGE = 0.003
+RIDGE_LARGE, RIDGE_GAIN, RIDGE_HALF = 0.003, 0.012, 200
+"""What is added to every eigenvalue, over the largest: 0.015 for few vectors, down to 0.003 for many."""
 
 
 @dataclass(frozen=True)
@@ -247,11 +258,11 @@ class Calibration:
 
         The mean is shrunk towards zero, m = n / (n + 3000) times the collection's, and the covariance is
         taken about m, so that what m leaves of the mean is evened out like any other direction. It is
-        S = (1 - w) C + w B with w = 400 / (400 + n), B the background's second moment, or an identity of
-        C's trace where the model is unknown (linear shrinkage, Ledoit and Wolf 2004), and
-        P = (S + 0.003 λ₁ I)^-p with λ₁ its largest eigenvalue. p is 0.56, a little over
-        whitening, for a large collection and nears 0.2 for a small one: directions that few vectors
-        estimated are trusted less.
+        S = (1 - w) C + w B with w = b / (b + n), B the background's second moment, or an identity of C's
+        trace where the model is unknown, and b as many vectors as B is worth here (`background_worth`).
+        P = (S + r λ₁ I)^-p with λ₁ its largest eigenvalue; p is about a half, and r is 0.003 for a large
+        collection and nears 0.015 for a small one: directions in which few vectors spread little are
+        evened out less.
         """
         count = statistics.vectors if statistics else 0
         mean = np.zeros(len(background.second_moment))
@@ -262,10 +273,28 @@ class Calibration:
             own = statistics.covariance + np.outer(offset, offset)
             if not background.informed:
                 covariance = covariance * float(np.trace(own))
-            weight = BACKGROUND_WORTH / (BACKGROUND_WORTH + count)
+            worth = background_worth(statistics, background)
+            weight = worth / (worth + count)
             covariance = (1 - weight) * own + weight * covariance
         values, vectors = np.linalg.eigh(covariance)
         power = POWER_LEAST + POWER_GAIN * count / (count + POWER_HALF)
-        scales = (np.maximum(values, 0) + _RIDGE * values[-1]) ** -power
+        ridge = RIDGE_LARGE + RIDGE_GAIN * RIDGE_HALF / (count + RIDGE_HALF)
+        scales = (np.maximum(values, 0) + ridge * values[-1]) ** -power
         whitening = (vectors * (scales / scales.mean())) @ vectors.T
         return cls(mean, whitening, count)
+
+
+def background_worth(statistics: CalibrationStatistics, background: Background) -> float:
+    """As many vectors as the background counts for beside those of a collection, whose number is n.
+
+    Linear shrinkage of the second moment M towards B has the least expected squared error where B counts for
+    E|x xᵀ - M|² / |Σ - B|² vectors, Σ what M estimates (Ledoit and Wolf 2004). For unit vectors the numerator
+    is 1 - |M|², and |M - B|² exceeds the denominator by 1 / n of it. So a background that fits counts for
+    much, and one of another language or kind of text, where it would mislead, for little.
+    """
+    moment = statistics.second_moment
+    noise = max(1.0 - float(np.sum(moment**2)), 0.0)
+    distance = float(np.sum((moment - background.second_moment) ** 2)) - noise / statistics.vectors
+    if distance <= 0:
+        return WORTH_MOST
+    return float(np.clip(SHRINKAGE * noise / distance, WORTH_LEAST, WORTH_MOST))

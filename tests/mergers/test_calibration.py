@@ -16,12 +16,18 @@ from merger_plugins.errors import (
 )
 from merger_plugins.mergers import calibration
 from merger_plugins.mergers.calibration import (
-    BACKGROUND_WORTH,
     MEAN_WORTH,
     POWER_GAIN,
     POWER_HALF,
     POWER_LEAST,
+    RIDGE_GAIN,
+    RIDGE_HALF,
+    RIDGE_LARGE,
+    SHRINKAGE,
+    WORTH_LEAST,
+    WORTH_MOST,
     Calibration,
+    background_worth,
 )
 from tests.strategies import DIMENSION, chunk_vectors, normalised, sequences, splits
 
@@ -206,16 +212,29 @@ def test_a_damaged_background_is_refused(tensors):
         Background.from_bytes(dump_tensors(tensors))
 
 
+def naive_worth(points, background):
+    """The least-squares weight of the background, from the points one by one."""
+    outers = np.einsum("ni,nj->nij", points, points)
+    moment = outers.mean(axis=0)
+    noise = ((outers - moment) ** 2).sum(axis=(1, 2)).mean()
+    distance = ((moment - background) ** 2).sum() - noise / len(points)
+    if distance <= 0:
+        return WORTH_MOST
+    return min(max(SHRINKAGE * noise / distance, WORTH_LEAST), WORTH_MOST)
+
+
 def naive_calibration(points, covariance, background):
     """m and P from the formulas in the docstring, by another decomposition than the code's."""
     n, mean = len(points), points.mean(axis=0)
+    known = np.eye(len(mean)) / len(mean) if background is None else background
     m = n / (n + MEAN_WORTH) * mean
     own = covariance + np.outer(mean - m, mean - m)
     if background is None:
         background = np.trace(own) * np.eye(len(mean)) / len(mean)
-    w = BACKGROUND_WORTH / (BACKGROUND_WORTH + n)
+    w = 1 / (1 + n / naive_worth(points, known))
     left, values, _ = np.linalg.svd((1 - w) * own + w * background)
-    scales = (values + 0.003 * values[0]) ** -(POWER_LEAST + POWER_GAIN * n / (n + POWER_HALF))
+    ridge = RIDGE_LARGE + RIDGE_GAIN * RIDGE_HALF / (n + RIDGE_HALF)
+    scales = (values + ridge * values[0]) ** -(POWER_LEAST + POWER_GAIN * n / (n + POWER_HALF))
     return m, left @ np.diag(scales / scales.mean()) @ left.T
 
 
@@ -244,7 +263,34 @@ def test_nothing_known_and_nothing_seen_changes_nothing():
 def test_a_background_alone_evens_out_a_little():
     alone = Calibration.shrunk(None, Background(np.diag([1.0, 0.1])))
     ratio = alone.whitening[1, 1] / alone.whitening[0, 0]
-    assert ratio == pytest.approx((0.103 / 1.003) ** -POWER_LEAST)
+    assert ratio == pytest.approx((0.115 / 1.015) ** -POWER_LEAST)
+
+
+def test_a_background_that_fits_counts_for_more_than_one_that_misleads():
+    rng = np.random.default_rng(0)
+    spread = np.geomspace(1, 0.1, 20)
+    like = normalised(rng.standard_normal((5_000, 20)) * spread)
+    unlike = normalised(rng.standard_normal((200, 20)) * spread[::-1] + 1)
+    background = Background(like.T @ like / len(like))
+    few = CalibrationStatistics.of(normalised(rng.standard_normal((200, 20)) * spread))
+    assert background_worth(few, background) > 20 * background_worth(
+        CalibrationStatistics.of(unlike), background
+    )
+
+
+def test_how_much_a_background_counts_does_not_depend_on_how_many_vectors_were_seen():
+    rng = np.random.default_rng(0)
+    background = Background.ignorant(20)
+    worths = [
+        np.median(
+            [
+                background_worth(CalibrationStatistics.of(rng.standard_normal((n, 20)) + 0.3), background)
+                for _ in range(20)
+            ]
+        )
+        for n in (50, 500, 5_000)
+    ]
+    assert max(worths) < 1.3 * min(worths)
 
 
 def test_a_large_collection_is_evened_out():
