@@ -112,11 +112,16 @@ def as_masses(masses: MassesLike | None, count: int) -> Vector:
     return array
 
 
+def lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., d) -> (..., 1) the length of each row, 1 for a row of zeros: a divisor."""
+    found: NDArray[np.float32] = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
+    found[found == 0] = 1
+    return found
+
+
 def unit(vectors: Matrix) -> Matrix:
     """Rows divided by their length; a row of length zero stays as it is."""
-    lengths = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
-    lengths[lengths == 0] = 1
-    normalised: Matrix = vectors / lengths
+    normalised: Matrix = vectors / lengths(vectors)
     return normalised
 
 
