@@ -44,34 +44,24 @@ def revision(files: Iterable[Path]) -> str:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One collection with questions.
+class Collection:
+    """Chunked documents with questions.
 
     Attributes:
         chunks: (c, d) raw chunk vectors of all documents, in reading order.
         document: (c,) the document of each chunk, ascending.
-        passage: (c,) the paragraph of each chunk, numbered over the whole collection.
         masses: (c,) tokens.
         queries: (q, d) raw query vectors.
-        gold: (q,) the right document; gold_passage: (q,) the right paragraph.
         truncated: (documents, d) the first 510 tokens of each document.
-        paragraphs: (p, d) each paragraph as one text, cut at 256 tokens, the model's training length.
-        paragraph_document, paragraph_masses: (p,).
     """
 
     name: str
     revision: str
     chunks: Floats
     document: Ints
-    passage: Ints
     masses: Floats
     queries: Floats
-    gold: Ints
-    gold_passage: Ints
     truncated: Floats
-    paragraphs: Floats
-    paragraph_document: Ints
-    paragraph_masses: Floats
 
     @property
     def documents(self) -> int:
@@ -82,6 +72,25 @@ class Task:
 
     def sequence_masses(self) -> list[Floats]:
         return by_group(self.masses, self.document)
+
+
+@dataclass(frozen=True)
+class Task(Collection):
+    """One collection whose questions have one right answer each.
+
+    Attributes:
+        passage: (c,) the paragraph of each chunk, numbered over the whole collection.
+        gold: (q,) the right document; gold_passage: (q,) the right paragraph.
+        paragraphs: (p, d) each paragraph as one text, cut at 256 tokens, the model's training length.
+        paragraph_document, paragraph_masses: (p,).
+    """
+
+    passage: Ints
+    gold: Ints
+    gold_passage: Ints
+    paragraphs: Floats
+    paragraph_document: Ints
+    paragraph_masses: Floats
 
 
 def by_group(rows: Floats, group: Ints) -> list[Floats]:
@@ -169,6 +178,15 @@ def ndcg10(scores: Floats, gold: Ints) -> float:
     right = scores[np.arange(len(gold)), gold][:, None]
     rank = (scores >= right).sum(axis=1) - 1
     return float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean())
+
+
+def ndcg10_each(scores: Floats, relevant: NDArray[np.bool_]) -> Floats:
+    """(q,) nDCG@10 with several right answers a query, True in (q, p), of gain 1; ties count against them."""
+    best = np.lexsort((relevant, -scores), axis=1)[:, :10]
+    discount = 1 / np.log2(np.arange(best.shape[1]) + 2)
+    ideal = np.r_[0, np.cumsum(discount)][np.minimum(relevant.sum(axis=1), best.shape[1])]
+    gained: Floats = np.take_along_axis(relevant, best, axis=1) @ discount / ideal
+    return gained
 
 
 def write_result(name: str, *, seed: int | None, data: dict[str, str], figures: dict[str, Any]) -> Path:

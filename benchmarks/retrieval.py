@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.common import (
     DEFAULT_DATA,
+    Collection,
     Floats,
     Ints,
     Task,
@@ -29,7 +30,7 @@ from merger_plugins.mergers.base import FANOUT
 from merger_plugins.stores import FusionWeights
 
 SETS = ("covidqa", "xquad_en")
-SUBSETS = (50, 200, 1_000, 5_000)
+SUBSETS = (20, 50, 200, 1_000, 5_000)
 SEEDS = (0, 1, 2)
 WEIGHTS = FusionWeights()
 
@@ -51,9 +52,9 @@ BARS = {
 
 
 class Scores:
-    """Scores the documents of one task by stored vectors."""
+    """Scores the documents of one collection by stored vectors."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Collection) -> None:
         self.task = task
 
     def by_document(self, vectors: Floats) -> Floats:
@@ -72,11 +73,12 @@ class Scores:
         chunk = WEIGHTS.chunk * (task.queries @ chunks.T) + WEIGHTS.section * inside
         return best_of_group(chunk, task.document, task.documents) + WEIGHTS.root * roots
 
-    def figure(self, scores: Floats) -> float:
-        return round(ndcg10(scores, self.task.gold), 4)
+
+def figure(task: Task, scores: Floats) -> float:
+    return round(ndcg10(scores, task.gold), 4)
 
 
-def sections(task: Task, merger: SequenceMerger, size: int) -> tuple[Floats, Ints]:
+def sections(task: Collection, merger: SequenceMerger, size: int) -> tuple[Floats, Ints]:
     """The section vectors of all documents and the document of each."""
     parts, masses, owner = [], [], []
     for index, (sequence, mass) in enumerate(zip(task.sequences(), task.sequence_masses(), strict=True)):
@@ -92,7 +94,7 @@ def contextual(task: Task, merger: SequenceMerger) -> Floats:
     return np.concatenate([merger.contextualize(sequence, masses=mass) for sequence, mass in pairs])
 
 
-def tree_roots(task: Task, merger: SequenceMerger) -> Floats:
+def tree_roots(task: Collection, merger: SequenceMerger) -> Floats:
     roots = []
     for sequence, mass in zip(task.sequences(), task.sequence_masses(), strict=True):
         rolling = merger.rolling()
@@ -130,7 +132,7 @@ def document_rows(task: Task, merger: SequenceMerger) -> dict[str, float]:
         "contextual chunks": score.by_best(with_context, task.document),
         "contextual chunks + root": score.fused(with_context, *ten, root),
     }
-    return {name: score.figure(scores) for name, scores in rows.items()}
+    return {name: figure(task, scores) for name, scores in rows.items()}
 
 
 def passage_rows(task: Task, merger: SequenceMerger) -> dict[str, float]:
@@ -176,10 +178,10 @@ def subset_rows(task: Task, base: SequenceMerger) -> dict[str, Any]:
     mean_root = score.by_document(mean.merge_many(task.sequences(), masses=task.sequence_masses()))
     ten = sections(task, mean, 10)
     without = {
-        "root": score.figure(mean_root),
-        "sections": score.figure(score.by_best(*ten)),
-        "chunks": score.figure(score.by_best(task.chunks, task.document)),
-        "chunks + root": score.figure(score.fused(task.chunks, *ten, mean_root)),
+        "root": figure(task, mean_root),
+        "sections": figure(task, score.by_best(*ten)),
+        "chunks": figure(task, score.by_best(task.chunks, task.document)),
+        "chunks + root": figure(task, score.fused(task.chunks, *ten, mean_root)),
     }
 
     def gains(merger: SequenceMerger) -> dict[str, float]:
@@ -192,7 +194,7 @@ def subset_rows(task: Task, base: SequenceMerger) -> dict[str, Any]:
             "chunks": score.by_best(own, task.document),
             "chunks + root": score.fused(own, *ten, root),
         }
-        return {name: round(score.figure(part) - without[name], 4) for name, part in parts.items()}
+        return {name: round(figure(task, part) - without[name], 4) for name, part in parts.items()}
 
     figures: dict[str, Any] = {"uncalibrated": without}
     for size in (*SUBSETS, len(task.chunks)):
