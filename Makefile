@@ -27,7 +27,8 @@ check: .venv/check/.done
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)"
-	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)" --sets xquad_de xquad_ru xquad_zh --result retrieval-untouched
+	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)" --sets xquad_de xquad_es xquad_ru xquad_zh --result retrieval-languages
+	.venv/bench/bin/python -m benchmarks.passages --data "$(DATA)"
 	.venv/bench/bin/python -m benchmarks.long_texts --data "$(DATA)"
 	.venv/bench/bin/python -m benchmarks.speed
 	.venv/bench/bin/python -m benchmarks.readme

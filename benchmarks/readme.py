@@ -43,8 +43,8 @@ PASSAGE_ROWS = (
     ("passages, best contextual chunk", "**contextual chunks**", "every chunk"),
 )
 
-UNTOUCHED = {"xquad_de": "XQuAD-de", "xquad_ru": "XQuAD-ru", "xquad_zh": "XQuAD-zh"}
-UNTOUCHED_ROWS = (
+LANGUAGES = {"xquad_de": "XQuAD-de", "xquad_es": "XQuAD-es", "xquad_ru": "XQuAD-ru", "xquad_zh": "XQuAD-zh"}
+LANGUAGE_ROWS = (
     "truncation",
     "mean",
     "calibrated root, tree",
@@ -52,6 +52,16 @@ UNTOUCHED_ROWS = (
     "calibrated chunks",
     "calibrated chunks + root",
     "contextual chunks",
+)
+LOOSE = {"convqa_mtragun": "MTRAG-UN", "convqa_trec_cast": "TREC CAsT"}
+LOOSE_ROWS = (
+    ("truncation", "the passage, embedded as one text (truncation)"),
+    ("mean", "mean of its chunks"),
+    ("calibrated root", "**calibrated root**"),
+    ("raw chunks", "raw chunks, the best one"),
+    ("calibrated chunks", "**calibrated chunks**"),
+    ("raw chunks + mean", "raw chunks + means of 10 + mean of all, fused"),
+    ("calibrated chunks + root", "**calibrated chunks + section + root, fused**"),
 )
 GAINS = "gain by calibrating on a subset"
 
@@ -67,11 +77,40 @@ def table(*rows: tuple[str, ...]) -> str:
     return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
 
 
+def loose_rows(figures: dict[str, Any]) -> str:
+    def cells(row: dict[str, float]) -> tuple[str, str]:
+        gain = f"{row['gain']:+.3f} ± {row['standard error']:.3f}" if "gain" in row else ""
+        return f"{row['ndcg@10']:.3f}", gain
+
+    return table(
+        ("what is stored", *(head for title in LOOSE.values() for head in (title, "gain"))),
+        *(
+            (what, *(cell for name in LOOSE for cell in cells(figures[name]["rows"][row])))
+            for row, what in LOOSE_ROWS
+        ),
+    )
+
+
+def loose_subsets(figures: dict[str, Any]) -> str:
+    columns = [
+        (name, row) for name in LOOSE for row in figures[name]["rows"] if "gain" in figures[name]["rows"][row]
+    ]
+
+    def cells(size: str) -> list[str]:
+        gains = (figures[name][GAINS][size][row] for name, row in columns)
+        return [f"{gain['least']:+.3f} ({gain['mean']:+.3f})" for gain in gains]
+
+    return table(
+        ("calibrated on", *(f"{LOOSE[name]}, {row.removeprefix('calibrated ')}" for name, row in columns)),
+        *((size, *cells(size)) for size in figures[next(iter(LOOSE))][GAINS]),
+    )
+
+
 def tables() -> dict[str, str]:
     sets = load("retrieval")["figures"]
     covid, xquad = (sets[name]["ndcg@10"] for name in ("covidqa", "xquad_en"))
-    gains = sets["covidqa"]["gain by calibrating on a subset"]
-    untouched = load("retrieval-untouched")["figures"]
+    gains = sets["covidqa"][GAINS]
+    languages, loose = load("retrieval-languages")["figures"], load("passages")["figures"]
     speed, parity = load("speed")["figures"]["ratios"], load("embedder_parity")
     return {
         "retrieval": table(
@@ -93,21 +132,24 @@ def tables() -> dict[str, str]:
                 if size != "uncalibrated"
             ),
         ),
-        "untouched": table(
-            ("what is stored", *UNTOUCHED.values()),
+        "languages": table(
+            ("what is stored", *LANGUAGES.values()),
             *(
-                (what, *(f"{untouched[name]['ndcg@10'][row]:.3f}" for name in UNTOUCHED))
+                (what, *(f"{languages[name]['ndcg@10'][row]:.3f}" for name in LANGUAGES))
                 for row, what, _ in DOCUMENT_ROWS
-                if row in UNTOUCHED_ROWS
+                if row in LANGUAGE_ROWS
             ),
             *(
                 (
-                    f"root calibrated on {size}, minus the mean's",
-                    *(f"{untouched[name][GAINS][size]['root']:+.3f}" for name in UNTOUCHED),
+                    f"{what} calibrated on {size}, minus {without}",
+                    *(f"{languages[name][GAINS][size][what]:+.3f}" for name in LANGUAGES),
                 )
-                for size in ("50 vectors", "200 vectors", "1000 vectors")
+                for what, without in (("root", "the mean's"), ("chunks", "raw"))
+                for size in ("20 vectors", "50 vectors", "200 vectors", "1000 vectors")
             ),
         ),
+        "loose": loose_rows(loose),
+        "loose-subsets": loose_subsets(loose),
         "speed": table(
             ("ratio", "measured"),
             *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items()),
