@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,13 +22,14 @@ from merger_plugins.errors import (
     StoreUnavailableError,
 )
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.stores.asynchronous import WORKERS, AsyncMergedStore, Bridge
 from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Scored, Shelf, Where
 from merger_plugins.stores.records import METADATA
 from merger_plugins.stores.store import MergedStore
 
 require("qdrant_client", extra="qdrant", purpose="merger_plugins.qdrant", package="qdrant-client")
 
-from qdrant_client import QdrantClient, models  # noqa: E402 - after the check that it is there
+from qdrant_client import AsyncQdrantClient, QdrantClient, models  # noqa: E402 - after the check that it is there
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse  # noqa: E402
 
 CHUNK, CONTEXTUAL = "chunk", "contextual"
@@ -83,13 +84,57 @@ class QdrantStore(MergedStore):
         )
 
 
+class AsyncQdrantStore(AsyncMergedStore):
+    """`QdrantStore` for an event loop; see `AsyncMergedStore`.
+
+    With a server or an `AsyncQdrantClient`, all requests run in the caller's event loop, and operations
+    proceed side by side. A folder and ``":memory:"`` work in one thread.
+
+    Args:
+        location: a folder; ``":memory:"``; the URL of a server; or an `AsyncQdrantClient`, which stays open
+            when the store is closed.
+        collection: as `QdrantStore`, like all that follow.
+        merger: as above.
+        embedder: as above.
+        chunker: as above.
+        contextual: as above.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | AsyncQdrantClient,
+        collection: str = "documents",
+        *,
+        merger: SequenceMerger | None = None,
+        embedder: Any = None,
+        chunker: Chunker | None = None,
+        contextual: bool = False,
+    ) -> None:
+        bridge = None
+        client: Any = location
+        if isinstance(location, AsyncQdrantClient):
+            bridge = Bridge(lambda: location, place=_place(location), given=True)
+        elif _is_url(location):
+            url = os.fspath(location)
+            bridge = Bridge(lambda: AsyncQdrantClient(url=url), place=url, given=False)
+        store = QdrantStore(
+            client if bridge is None else cast(QdrantClient, bridge),
+            collection,
+            merger=merger,
+            embedder=embedder,
+            chunker=chunker,
+            contextual=contextual,
+        )
+        super().__init__(store, bridge=bridge, workers=1 if bridge is None else WORKERS)
+
+
 class QdrantBackend(Backend):
     """One collection and its companion in Qdrant; the base class says what the methods do."""
 
     def __init__(self, location: str | os.PathLike[str] | QdrantClient, collection: str) -> None:
         self.collection = collection
         self._location = location
-        self._client = location if isinstance(location, QdrantClient) else None
+        self._client = None if isinstance(location, str | os.PathLike) else location
         self._closed = False
         self._named = False
         self.place = _place(location)
@@ -301,21 +346,27 @@ def _batches(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
         yield points[start : start + size]
 
 
-def _place(location: str | os.PathLike[str] | QdrantClient) -> str:
-    if not isinstance(location, QdrantClient):
+def _place(location: str | os.PathLike[str] | QdrantClient | AsyncQdrantClient) -> str:
+    if isinstance(location, str | os.PathLike):
         return os.fspath(location)
+    if isinstance(location, Bridge):
+        return location.place
     options = location.init_options
     return str(options.get("path") or options.get("url") or options.get("location") or options.get("host"))
 
 
 def _connect(location: str | os.PathLike[str] | QdrantClient) -> QdrantClient:
-    assert not isinstance(location, QdrantClient)
+    assert isinstance(location, str | os.PathLike)
     name = os.fspath(location)
     if name == ":memory:":
         return QdrantClient(name)
-    if name.startswith(("http://", "https://")):
+    if _is_url(name):
         return QdrantClient(url=name)
     return QdrantClient(path=str(Path(name)))
+
+
+def _is_url(location: str | os.PathLike[str]) -> bool:
+    return os.fspath(location).startswith(("http://", "https://"))
 
 
 def _embedded(client: QdrantClient) -> bool:
