@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -195,7 +196,7 @@ def write_result(name: str, *, seed: int | None, data: dict[str, str], figures: 
     path = RESULTS / f"{name}.json"
     head = {
         "benchmark": name,
-        "command": f"python -m benchmarks.{name.partition('-')[0]}",
+        "command": " ".join(["python -m", f"benchmarks.{name.partition('-')[0]}", *_options(sys.argv[1:])]),
         "seed": seed,
         "data": data,
         "embedder": {"name": load_embedder().name, "fingerprint": open_artefact(FOLDER).fingerprint},
@@ -209,6 +210,15 @@ def write_result(name: str, *, seed: int | None, data: dict[str, str], figures: 
     }
     path.write_text(json.dumps(head | {"figures": figures}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _options(arguments: list[str]) -> Iterator[str]:
+    """The options of the command line, but for where this machine keeps its data."""
+    skip = False
+    for argument in arguments:
+        if not skip and argument != "--data" and not argument.startswith("--data="):
+            yield argument
+        skip = argument == "--data"
 
 
 def _installed(*packages: str) -> Iterator[str]:
