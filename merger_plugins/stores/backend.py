@@ -1,4 +1,4 @@
-"""What a vector database must offer to hold merged vectors: a dozen plain operations."""
+"""What a vector database must offer to hold merged vectors: a dozen operations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from merger_plugins._types import Vector
+from merger_plugins.errors import StoreError
 
 Shelf = Literal["chunks", "merged"]
 """The user's collection of chunk points, or its companion with sections, roots and settings."""
@@ -40,6 +41,21 @@ class Scored:
     score: float
 
 
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """A conditional write of one point of the companion: a root, a claim or the settings.
+
+    Attributes:
+        point: what to store; its payload has ``version``, larger than any before, and ``token``, a string that
+            no other write ever has.
+        expected: the ``version`` that must be stored at this moment; 0 for a point without one; None where
+            there must be no such point.
+    """
+
+    point: Point
+    expected: int | None
+
+
 @dataclass(frozen=True)
 class Where:
     """Which points an operation is about; every condition must hold.
@@ -47,11 +63,13 @@ class Where:
     Attributes:
         match: payload key -> the value it must have.
         documents: ids of documents, of which the point must belong to one; None for any.
+        members: ids of chunk points, of which the point's payload key ``chunks`` must list one; None for any.
         filter: the caller's own: metadata key -> value or list of values, or the database's filter object.
     """
 
     match: Mapping[str, str | int] = field(default_factory=dict)
     documents: Sequence[str] | None = None
+    members: Sequence[str] | None = None
     filter: Any = None
 
 
@@ -70,24 +88,84 @@ class Layout:
     merged: bool
 
 
+@dataclass(frozen=True)
+class VectorForm:
+    """One of the vectors that the points of a collection have.
+
+    Attributes:
+        dimension: d.
+        distance: how the database compares them, in its own word; None where that is by cosine.
+    """
+
+    dimension: int
+    distance: str | None = None
+
+
+@dataclass(frozen=True)
+class ChunkForm:
+    """Where chunk points hold what a store reads; the default is the form in which this package writes them.
+
+    Attributes:
+        document: payload key of the document's id; dots lead into mappings.
+        text: payload key of the text; None where there is none.
+        metadata: payload key of the mapping that filters look into; None where that is the payload itself.
+        vector: name of the raw vector; None for the one that this package makes.
+        contextual: name of the contextual vector; None for the one that this package makes.
+    """
+
+    document: str = "document_id"
+    text: str | None = "page_content"
+    metadata: str | None = "metadata"
+    vector: str | None = None
+    contextual: str | None = None
+
+
 class Backend(ABC):
     """One collection and its companion in one database.
+
+    Versions: payloads carry an integer ``version``, below 2**53; a stored point without one has version 0.
+    Writes and deletions with `below` skip, without an error, each point whose stored version is larger: a
+    writer that fell behind cannot undo what came after it. `swap` is the only write that says whether it
+    happened. Each of these decisions is atomic for its point; a call need not be atomic as a whole.
 
     Every method raises `StoreError` (see `merger_plugins.errors`) where the database fails; nothing of the
     database's own errors comes through. Nothing is opened before the first call.
 
     Attributes:
         collection: name of the chunk collection.
+        form: of the chunk points; the companion's points always have this package's own.
         place: where the database is, for messages.
+        exclusive: whether only this process can write here, as into a folder that is locked, or into memory.
+            Writers of one document then wait for each other, instead of finding out afterwards; calls from
+            several threads must be safe.
     """
 
     collection: str
     place: str
+    form: ChunkForm = ChunkForm()
+
+    @property
+    @abstractmethod
+    def exclusive(self) -> bool:
+        """See above."""
 
     @property
     def companion(self) -> str:
         """Name of the collection that holds sections and roots."""
         return f"{self.collection}__merged"
+
+    def vectors(self) -> dict[str, VectorForm] | None:
+        """The vectors of chunk points that can be merged, by name; None where there is no collection.
+
+        For a database whose points have one vector without a name, this need not be overridden.
+        """
+        layout = self.layout()
+        return None if layout is None else {"": VectorForm(layout.dimension)}
+
+    def has_companion(self) -> bool:
+        """Whether the companion exists; to be overridden where `layout` depends on `form`."""
+        layout = self.layout()
+        return layout is not None and layout.merged
 
     @abstractmethod
     def layout(self) -> Layout | None:
@@ -115,24 +193,65 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def write(self, shelf: Shelf, points: Sequence[Point]) -> None:
-        """Insert or replace points, in this order, and return once they are stored."""
+    def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
+        """Insert or replace points, in this order, and return once they are stored.
+
+        Args:
+            shelf: which collection.
+            points: any number of them; none is no request.
+            below: leaves a stored point as it is where its version is larger than this. A point that is not
+                there is inserted. None replaces whatever is there.
+        """
 
     @abstractmethod
-    def patch(self, shelf: Shelf, ids: Sequence[str], payload: Payload) -> None:
-        """Set these payload keys of points, and leave the others."""
+    def swap(
+        self, swaps: Sequence[Swap], *, first: Sequence[Point] = (), below: int | None = None
+    ) -> list[bool]:
+        """Replace points of the companion, each only if its stored version is the expected one.
+
+        Where `expected` is None, the point is inserted only if it is not there; otherwise it is replaced only
+        if it is there, and never inserted. Of several writers that expect the same version one succeeds.
+
+        Args:
+            swaps: each id once; none is no request.
+            first: points of the companion that are written before, as by `write` with `below`; in the same
+                request where the database takes both.
+            below: for `first`.
+
+        Returns:
+            For each swap whether its point is stored now: by its token, read back.
+        """
 
     @abstractmethod
-    def delete(self, shelf: Shelf, ids: Sequence[str]) -> None:
-        """Remove points, in this order; those that are not there do not matter."""
+    def delete(self, shelf: Shelf, ids: Sequence[str], *, below: int | None = None) -> None:
+        """Remove points, in this order; those that are not there do not matter.
+
+        Args:
+            shelf: which collection.
+            ids: any number of them; none is no request.
+            below: keeps points of a larger version; None removes any.
+        """
 
     @abstractmethod
-    def delete_document(self, shelf: Shelf, document_id: str) -> None:
-        """Remove every point of a document."""
+    def delete_document(self, shelf: Shelf, document_id: str, *, below: int | None = None) -> None:
+        """Remove every point of a document, of a version up to `below`; None for any version."""
+
+    def write_contextual(self, points: Sequence[Point]) -> None:
+        """Set the contextual vector of chunk points that are there, and change nothing else of them.
+
+        Raises:
+            StoreError: this database has no room for it.
+        """
+        raise StoreError(
+            f"The chunk points in {self.place} have no room for contextual vectors of their own; let them go "
+            "into the companion collection."
+        )
 
     @abstractmethod
-    def scan(self, shelf: Shelf, where: Where, *, payload: bool | list[str] = True) -> Iterator[Point]:
-        """Read points page by page, in the order of their ids."""
+    def scan(
+        self, shelf: Shelf, where: Where, *, payload: bool | list[str] = True, vectors: bool = False
+    ) -> Iterator[Point]:
+        """Read points page by page, in the order of their ids; arguments as `fetch`."""
 
     @abstractmethod
     def count(self, shelf: Shelf, where: Where) -> int:

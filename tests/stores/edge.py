@@ -62,9 +62,17 @@ class EdgeClient(QdrantClient):
         found = self.shards[collection_name].retrieve(list(ids), with_payload, with_vectors)
         return [_record(record) for record in found]
 
-    def upsert(self, collection_name: str, points: Any, **_: Any) -> None:
+    def upsert(
+        self,
+        collection_name: str,
+        points: Any,
+        update_filter: Any = None,
+        update_mode: models.UpdateMode | None = None,
+        **_: Any,
+    ) -> None:
         made = [edge.Point(point.id, point.vector, point.payload) for point in points]
-        self.shards[collection_name].update(edge.UpdateOperation.upsert_points(made))
+        operation = edge.UpdateOperation.upsert_points(made, _filter(update_filter), _MODES[update_mode])
+        self.shards[collection_name].update(operation)
 
     def set_payload(self, collection_name: str, payload: Any, points: Any, **_: Any) -> None:
         self.shards[collection_name].update(edge.UpdateOperation.set_payload(points, payload))
@@ -130,6 +138,13 @@ class EdgeClient(QdrantClient):
         return SimpleNamespace(groups=[SimpleNamespace(hits=hits) for hits in groups.values()][:limit])
 
 
+_MODES = {
+    None: None,
+    models.UpdateMode.INSERT_ONLY: edge.UpdateMode.InsertOnly,
+    models.UpdateMode.UPDATE_ONLY: edge.UpdateMode.UpdateOnly,
+}
+
+
 def _id(point_id: Any) -> Any:
     return point_id if isinstance(point_id, int) else str(point_id)
 
@@ -150,8 +165,14 @@ def _filter(given: models.Filter | None) -> edge.Filter | None:
 def _condition(given: Any) -> Any:
     if isinstance(given, models.Filter):
         return _filter(given)
+    if isinstance(given, models.HasIdCondition):
+        return edge.HasIdCondition(given.has_id)
+    if isinstance(given, models.IsEmptyCondition):
+        return edge.IsEmptyCondition(given.is_empty.key)
     if given.range is not None:
-        return edge.FieldCondition(given.key, range=edge.RangeFloat(gte=given.range.gte, lte=given.range.lte))
+        asked = given.range
+        bounds = edge.RangeFloat(gt=asked.gt, gte=asked.gte, lt=asked.lt, lte=asked.lte)
+        return edge.FieldCondition(given.key, range=bounds)
     if isinstance(given.match, models.MatchAny):
         return edge.FieldCondition(given.key, match=edge.MatchAny(given.match.any))
     return edge.FieldCondition(given.key, match=edge.MatchValue(given.match.value))

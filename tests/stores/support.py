@@ -62,10 +62,10 @@ class CountingBackend(QdrantBackend):
         self.reads[shelf] += len(ids)
         return super().fetch(shelf, ids, **options)
 
-    def write(self, shelf: Shelf, points: Sequence[Point]) -> None:
+    def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
         self.requests += 1
         self.written[shelf] += len(points)
-        super().write(shelf, points)
+        super().write(shelf, points, below=below)
 
     def reset(self) -> None:
         self.reads, self.written, self.requests = Counter(), Counter(), 0
@@ -84,23 +84,23 @@ class FailingBackend(QdrantBackend):
                 raise StoreUnavailableError("gone")
             self.changes_left -= 1
 
-    def write(self, shelf: Shelf, points: Sequence[Point]) -> None:
+    def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
         for point in points:
             self._spend()
-            super().write(shelf, [point])
+            super().write(shelf, [point], below=below)
 
-    def delete(self, shelf: Shelf, ids: Sequence[str]) -> None:
+    def delete(self, shelf: Shelf, ids: Sequence[str], *, below: int | None = None) -> None:
         for point_id in ids:
             self._spend()
-            super().delete(shelf, [point_id])
+            super().delete(shelf, [point_id], below=below)
 
     def patch(self, shelf: Shelf, ids: Sequence[str], payload: dict[str, Any]) -> None:
         self._spend()
         super().patch(shelf, ids, payload)
 
-    def delete_document(self, shelf: Shelf, document_id: str) -> None:
+    def delete_document(self, shelf: Shelf, document_id: str, *, below: int | None = None) -> None:
         self._spend()
-        super().delete_document(shelf, document_id)
+        super().delete_document(shelf, document_id, below=below)
 
 
 def unit(vectors: Array) -> Array:
