@@ -581,7 +581,7 @@ def _filter(where: Where, form: ChunkForm = OWN_FORM, shelf: Shelf = "merged") -
     elif isinstance(where.filter, Mapping):
         inside = form.metadata if shelf == "chunks" else METADATA
         must += [
-            _condition(f"{inside}.{key}" if inside else str(key), value)
+            _condition(str(key), value, f"{inside}." if inside else "")
             for key, value in where.filter.items()
         ]
     elif where.filter is not None:
@@ -634,7 +634,8 @@ def _listed(vector: Vector | None) -> list[float]:
     return listed
 
 
-def _condition(path: str, value: Any) -> models.FieldCondition:
+def _condition(key: str, value: Any, inside: str) -> models.FieldCondition:
+    path = inside + key
     if isinstance(value, bool | int | str):
         return models.FieldCondition(key=path, match=models.MatchValue(value=value))
     if isinstance(value, float):
@@ -642,6 +643,6 @@ def _condition(path: str, value: Any) -> models.FieldCondition:
     if isinstance(value, list | tuple | set | frozenset):
         return models.FieldCondition(key=path, match=models.MatchAny(any=list(value)))
     raise InputError(
-        f"The filter for {path!r} is a {type(value).__qualname__}; pass a string, number, boolean or list "
+        f"The filter for {key!r} is a {type(value).__qualname__}; pass a string, number, boolean or list "
         "of them."
     )

@@ -32,6 +32,8 @@ class Settings:
         pieces: how many points hold the calibration; 0 for none.
         calibration_vectors: how many chunk vectors the calibration saw.
         rebuilding: fingerprint of the merger that takes over, while it does.
+        foreign: how `backfill` read chunk points that this package did not write (see
+            `merger_plugins.stores.foreign`); None where it wrote them.
     """
 
     namespace: str
@@ -41,6 +43,7 @@ class Settings:
     pieces: int = 0
     calibration_vectors: int = 0
     rebuilding: str | None = None
+    foreign: dict[str, Any] | None = None
 
     @property
     def ids(self) -> PointIds:

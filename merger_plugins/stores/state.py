@@ -9,9 +9,11 @@ from typing import Self
 from merger_plugins._types import Matrix
 from merger_plugins.errors import DimensionError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Backend, Layout
+from merger_plugins.stores.foreign import Foreign
 from merger_plugins.stores.ingestion import Desk
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, check, drop_statistics, resolved, write_statistics
@@ -30,6 +32,7 @@ class StoreState:
     Attributes:
         layout: of the collections; None where they do not exist yet.
         settings: as stored; None where nothing was ingested yet.
+        foreign: what they say of a collection that another application wrote; None for one of our own.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class StoreState:
     ) -> None:
         self.backend = backend
         self._given = given
+        self._chosen = given is not None
+        self.foreign: Foreign | None = None
         self._default = default
         self._wants_contextual = wants_contextual
         self._embed = embed
@@ -78,23 +83,44 @@ class StoreState:
         if self.settings is not None:
             return self
         merger = self.given
+        stored = self.backend.fetch("merged", [META_ID]) if self.backend.has_companion() else {}
+        settings = Settings.of(stored[META_ID]) if stored else None
+        self.foreign = Foreign.of(settings.foreign, self.backend.place) if settings else None
+        if self.foreign is not None:
+            self.backend.form = self.foreign.edition.reading.form
         layout = self.backend.layout()
-        settings = None
-        if layout is not None:
+        if layout is None:
+            settings, self.foreign = None, None
+        elif self.foreign is not None:
+            merger = self._of_foreign(settings, layout, merger)
+        else:
             self._fits(layout, merger)
-            stored = self.backend.fetch("merged", [META_ID]) if layout.merged else {}
-            settings = Settings.of(stored[META_ID]) if stored else None
         self._merger = resolved(settings, merger, self.backend)
         self.layout, self.settings = layout, settings
         return self
 
     def check(self) -> None:
         """Make sure that this merger made what the store holds; raises `FingerprintError` if not."""
+        if self.foreign is not None and self.foreign.current is None:
+            raise StoreError(
+                f"The back-fill of {self.backend.collection!r} was not completed. Run backfill() again: it "
+                "goes on where it stopped. Until then only the level 'chunk' can be searched."
+            )
         if self.settings is not None:
             check(self.settings, self.merger, self.backend.place)
 
+    def refuse_foreign(self, operation: str) -> None:
+        """Refuse to write into a collection that this package did not write; raises `StoreError`."""
+        if self.foreign is not None:
+            raise StoreError(
+                f"{operation} would write into {self.backend.collection!r}, whose chunk points another "
+                "application wrote, and only the companion collection belongs to this store. Let that "
+                "application write, then run backfill() again; or use a collection of your own."
+            )
+
     def desk(self) -> Desk:
         """What ingestion needs."""
+        self.refuse_foreign("This operation")
         return Desk(
             backend=self.backend,
             ids=self.ids,
@@ -115,6 +141,7 @@ class StoreState:
             merger: takes over.
             statistics: what it was calibrated with just now; None where it was not.
         """
+        self.refuse_foreign("This operation")
         before = self.settings
         if before is None:
             return
@@ -129,6 +156,21 @@ class StoreState:
         upkeep.derive(self.desk(), before.fanout)
         self._save(after)
         drop_statistics(self.backend, keep=after.fingerprint if after.pieces else None)
+
+    def _of_foreign(
+        self, settings: Settings | None, layout: Layout, merger: SequenceMerger
+    ) -> SequenceMerger:
+        """The merger that was passed in, or else the one that a back-filled collection was made with."""
+        if self._chosen:
+            self._fits(layout, merger)
+            return merger
+        candidates = [merger] if merger.dimension in (None, layout.dimension) else []
+        candidates.append(CalibratedMerger(dimension=layout.dimension))
+        for candidate in candidates:
+            found = resolved(settings, candidate, self.backend)
+            if settings is None or found.fingerprint == settings.fingerprint:
+                return found
+        return candidates[0]
 
     def _fits(self, layout: Layout, merger: SequenceMerger) -> None:
         if merger.dimension not in (None, layout.dimension):

@@ -1,0 +1,196 @@
+"""Collections that this package did not write: what is known of one that was back-filled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+from uuid import UUID, uuid5
+
+from merger_plugins.errors import StoreError
+from merger_plugins.stores.backend import ChunkForm, Payload
+from merger_plugins.stores.records import PointIds
+
+ContextualPlace = Literal["none", "companion", "named"]
+
+CHUNKS = "chunks"
+"""Payload key of a section, or of the root of a short document: the ids of its chunk points, in order."""
+
+CHUNK = "chunk"
+"""Payload key of a contextual point in the companion: the id of its chunk point."""
+
+CONTEXTUAL_KIND = "contextual"
+
+_NODE, _NODE_TYPE = "_node_content", "_node_type"
+"""Where LlamaIndex keeps its node, as JSON text, and the name of its class."""
+
+_NO_DOCUMENT = "None"
+"""What LlamaIndex writes for the document of a node that has none."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the points of a collection are read.
+
+    Attributes:
+        layout: what wrote it, for people to read: ``"LangChain"``, ``"LlamaIndex"`` or ``"flat"``.
+        group_by: payload key of a point's document; dots lead into mappings, and into JSON text.
+        order_by: payload keys of a point's place in its document, the first one deciding; none for the order of
+            ids.
+        text: payload key of the text; None where there is none.
+        metadata: payload key of the mapping that filters look into; None where that is the payload itself.
+        vector: name of the chunk vector; ``""`` for the one without a name.
+        contextual: where contextual chunk vectors go, if anywhere.
+        contextual_vector: name of the vector that takes them, where that is a named one.
+    """
+
+    layout: str
+    group_by: str
+    order_by: tuple[str, ...]
+    text: str | None
+    metadata: str | None
+    vector: str
+    contextual: ContextualPlace = "none"
+    contextual_vector: str | None = None
+
+    @property
+    def form(self) -> ChunkForm:
+        """For the database."""
+        return ChunkForm(self.group_by, self.text, self.metadata, self.vector, self.contextual_vector)
+
+    def keys(self) -> list[str]:
+        """The payload keys to bring in order to read a point; all of them where the payload is the metadata."""
+        return [key for key in (self.metadata, self.text) if key] if self.metadata else []
+
+    def document_of(self, payload: Payload) -> str | None:
+        """The document of a point as it was read; None where the payload does not say."""
+        value = found(payload, self.group_by)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            return None
+        if value == "" or (value == _NO_DOCUMENT and self.layout == "LlamaIndex"):
+            return None
+        return str(value)
+
+    def text_of(self, payload: Payload) -> str | None:
+        """The text of a point; None where there is none."""
+        value = found(payload, self.text) if self.text else None
+        return value if isinstance(value, str) else None
+
+    def metadata_of(self, payload: Payload) -> Payload:
+        """What a point's payload says beside its text."""
+        if self.metadata:
+            inner = found(payload, self.metadata)
+            return dict(inner) if isinstance(inner, Mapping) else {}
+        left_out = (self.text, _NODE, _NODE_TYPE)
+        return {key: value for key, value in payload.items() if key not in left_out}
+
+    def edition(self, fingerprint: str) -> str:
+        """Names what this reading and the merger of this fingerprint make of a collection; 16 hex digits."""
+        said = json.dumps([fingerprint, asdict(self)], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    def described(self) -> str:
+        """For people."""
+        order = ", then ".join(self.order_by) if self.order_by else "their ids"
+        return f"grouped by {self.group_by}, ordered by {order}"
+
+
+def found(payload: Payload, path: str) -> Any:
+    """The value at a path of keys with dots between them; None where there is none.
+
+    A key that has a dot in it counts as well, and text that holds a JSON object is read as that object.
+    """
+    if path in payload:
+        return payload[path]
+    head, _, rest = path.partition(".")
+    while rest:
+        inner = payload.get(head)
+        if isinstance(inner, str) and inner.startswith("{"):
+            try:
+                inner = json.loads(inner)
+            except ValueError:
+                inner = None
+        if isinstance(inner, Mapping):
+            return found(dict(inner), rest)
+        step, _, rest = rest.partition(".")
+        head = f"{head}.{step}"
+    return None
+
+
+@dataclass(frozen=True)
+class Edition:
+    """The merged vectors that one reading and one merger made.
+
+    Attributes:
+        name: what their payload key ``edition`` says.
+        reading: the reading.
+        fingerprint: of the merger.
+        pieces: how many points hold its calibration; 0 for none.
+        calibration_vectors: how many chunk vectors the calibration saw.
+    """
+
+    name: str
+    reading: Reading
+    fingerprint: str
+    pieces: int = 0
+    calibration_vectors: int = 0
+
+    def ids(self, namespace: str) -> PointIds:
+        """The ids of its points."""
+        return PointIds(uuid5(UUID(namespace), self.name))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What the settings of a back-filled collection say of it.
+
+    Attributes:
+        current: what searches answer from; None until the first back-fill is complete.
+        pending: what is being made; None where nothing is.
+    """
+
+    current: Edition | None = None
+    pending: Edition | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None, place: str) -> Self | None:
+        """Read what `values` made; None for a collection that this package wrote.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        if values is None:
+            return None
+        try:
+            return cls(**{name: _edition(values[name]) for name in ("current", "pending")})
+        except (KeyError, TypeError) as error:
+            raise StoreError(
+                f"The settings of the back-filled collection in {place} are damaged ({error!r}). Drop its "
+                "companion collection and run backfill() again."
+            ) from error
+
+    def values(self) -> dict[str, Any]:
+        """For the settings point."""
+        return asdict(self)
+
+    @property
+    def edition(self) -> Edition:
+        """What is searched, or will be."""
+        edition = self.current or self.pending
+        assert edition is not None
+        return edition
+
+    def done(self) -> Foreign:
+        """With the pending edition as the one that is searched."""
+        return replace(self, current=self.pending, pending=None)
+
+
+def _edition(values: Mapping[str, Any] | None) -> Edition | None:
+    if values is None:
+        return None
+    reading = dict(values["reading"])
+    reading["order_by"] = tuple(reading["order_by"])
+    known = {field.name for field in fields(Edition)} - {"reading"}
+    return Edition(reading=Reading(**reading), **{name: values[name] for name in known})
