@@ -1,0 +1,213 @@
+"""The client: opened when it is needed, its errors put into our words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+import chromadb
+import httpx
+from chromadb.api import AdminAPI, ClientAPI
+from chromadb.config import Settings
+from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
+
+from merger_plugins.chroma.folder import hold, let_go
+from merger_plugins.errors import (
+    InputError,
+    MergerError,
+    StoreError,
+    StoreFullError,
+    StoreUnavailableError,
+)
+
+Location: TypeAlias = str | os.PathLike[str] | ClientAPI
+
+MEMORY = ":memory:"
+_FULL = ("disk is full", "no space left", "disk quota", "out of disk")
+_READ_ONLY = ("readonly database", "read-only file system", "permission denied")
+_DAMAGED = ("not a database", "malformed", "corrupt")
+_UNREACHABLE = ("could not connect to a chroma server", "connection refused", "server disconnected")
+
+_locks: WeakValueDictionary[tuple[str, ...], threading.RLock] = WeakValueDictionary()
+_locks_guard = threading.Lock()
+
+
+class Connection:
+    """One store's way to the database.
+
+    Args:
+        location: a folder, ``":memory:"``, the URL of a server, or a client.
+
+    Attributes:
+        place: where the database is, for messages.
+        exclusive: whether no other process can write there.
+
+    Raises:
+        InputError: a client of another kind.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._own = isinstance(location, str | os.PathLike)
+        self._location = location
+        self._client: ClientAPI | None = None
+        self._closed = False
+        self._folder: Path | None = None
+        self._database: str | None = None
+        self.exclusive = True
+        if isinstance(location, str | os.PathLike):
+            self.place = os.fspath(location)
+            self.exclusive = not is_url(self.place)
+            if self.exclusive and self.place != MEMORY:
+                self._folder = Path(self.place).resolve()
+        elif isinstance(location, ClientAPI):
+            settings = location.get_settings()
+            if settings.is_persistent:
+                self._folder = Path(settings.persist_directory).resolve()
+            self.exclusive = not settings.chroma_server_host
+            self.place = str(settings.chroma_server_host or self._folder or MEMORY)
+            self._scope = (str(self._folder or self.place), location.tenant, location.database)
+        else:
+            raise InputError(
+                f"location must be a folder, ':memory:', a URL or a chromadb client; a "
+                f"{type(location).__qualname__} arrived. Coroutine clients are not supported."
+            )
+        self._held = False
+
+    @contextmanager
+    def client(self) -> Iterator[ClientAPI]:
+        """The client, opened if need be; what goes wrong with it becomes an error of ours.
+
+        Raises:
+            StoreError: as above, or the store is closed.
+        """
+        if self._closed:
+            raise StoreError(f"The store in {self.place} is closed; make a new one.")
+        try:
+            if self._client is None:
+                self._client = self._opened()
+            yield self._client
+        except MergerError:
+            raise
+        except Exception as error:  # HTTP, SQLite, Rust and files each have errors of their own
+            raise _translated(error, self.place) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # what Rust raises where it gives up
+                raise
+            raise StoreError(f"Chroma in {self.place} failed: {error}") from error
+
+    @contextmanager
+    def writing(self, collection: str) -> Iterator[ClientAPI]:
+        """The client, and no other writer of this process in this collection."""
+        with self.client() as client:
+            key = (
+                str(self._folder or self._database or self.place),
+                client.tenant,
+                client.database,
+                collection,
+            )
+            with _locks_guard:
+                lock = _locks.setdefault(key, threading.RLock())
+            with lock:
+                yield client
+
+    def close(self) -> None:
+        """Unless the client was passed in; the folder is free afterwards where no other store is in it."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if self._own:
+            if self._database is not None:
+                _admin().delete_database(self._database)
+            cast(Any, client).close()
+        if self._held and self._folder is not None:
+            self._held = False
+            let_go(self._folder)
+
+    def _opened(self) -> ClientAPI:
+        if self._folder is not None and not self._held:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            hold(self._folder)
+            self._held = True
+        try:
+            return self._connected()
+        except BaseException:
+            if self._held and self._folder is not None:
+                self._held = False
+                let_go(self._folder)
+            raise
+
+    def _connected(self) -> ClientAPI:
+        if isinstance(self._location, ClientAPI):
+            return self._location
+        if self._folder is not None:
+            return chromadb.PersistentClient(str(self._folder))
+        if self.place != MEMORY:
+            return chromadb.HttpClient(self.place.rstrip("/"), ssl=self.place.startswith("https"))
+        # All clients in memory share one database of a name: each store gets one to itself.
+        self._database = f"merger-{uuid4().hex}"
+        _admin().create_database(self._database)
+        return chromadb.EphemeralClient(database=self._database)
+
+
+def is_url(place: str) -> bool:
+    """Whether a location is that of a server."""
+    return place.startswith(("http://", "https://"))
+
+
+def _admin() -> AdminAPI:
+    return chromadb.AdminClient(Settings(is_persistent=False))
+
+
+def _translated(error: Exception, place: str) -> StoreError:
+    text = str(error)
+    said = text.lower()
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in said for sign in _FULL):
+        return StoreFullError(
+            f"No space is left for {place} ({text}). Free some, then repeat the call: it completes what is "
+            "there."
+        )
+    if isinstance(error, AuthorizationError | ChromaAuthError) or _status(error) in (401, 403):
+        return StoreUnavailableError(
+            f"Chroma at {place} refused access ({text}). Pass a chromadb.HttpClient with its headers."
+        )
+    if (
+        isinstance(error, httpx.TransportError)
+        or _status(error) in (502, 503, 504)
+        or any(sign in said for sign in _UNREACHABLE)
+    ):
+        return StoreUnavailableError(
+            f"Chroma does not answer at {place} ({text or error!r}). Check that the server runs and the URL "
+            "is right."
+        )
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS) or any(sign in said for sign in _READ_ONLY):
+        return StoreError(
+            f"{place} cannot be written ({text}), and Chroma writes even to read. Give write access to the "
+            "folder, or choose another."
+        )
+    if any(sign in said for sign in _DAMAGED):
+        return StoreError(
+            f"The Chroma database in {place} is damaged ({text}). Restore the folder from a copy, or ingest "
+            "into a new one."
+        )
+    if isinstance(error, NotFoundError):
+        return StoreError(
+            f"A collection of the store in {place} is not there ({text}). Make a new store object."
+        )
+    return StoreError(f"Chroma in {place} failed: {text or repr(error)}")
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error of Chroma's client hides."""
+    for each in (error, error.__context__):
+        if isinstance(each, httpx.HTTPStatusError):
+            return each.response.status_code
+    return None

@@ -1,0 +1,103 @@
+"""The three ways of asking a collection for its nearest points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from chromadb import Collection
+
+from merger_plugins._types import Vector
+from merger_plugins.chroma.flat import NO_VECTOR, Condition, narrowed
+
+_POINTS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """A point, its cosine with the query, and the document that it belongs to where that was asked for."""
+
+    id: str
+    score: float
+    document: Any = None
+
+
+def queried(collection: Collection, query: Vector, where: Condition | None, limit: int) -> list[Found]:
+    """By Chroma's index, best first."""
+    answer = collection.query(
+        query_embeddings=_listed(query), n_results=limit, where=where, include=["distances"]
+    )
+    distances = answer["distances"]
+    assert distances is not None
+    return [Found(each, 1.0 - float(d)) for each, d in zip(answer["ids"][0], distances[0], strict=True)]
+
+
+def by_document(
+    collection: Collection, query: Vector, where: Condition | None, limit: int, key: str
+) -> list[Found]:
+    """The best point of each document, by Chroma's index.
+
+    It has no groups: the documents that were found are left out of the next question, which asks for twice as
+    many points, until there are enough documents or no more points. Points of no document do not count.
+    """
+    best: dict[Any, Found] = {}
+    asked = limit
+    while len(best) < limit:
+        within = where
+        for kind in (str, int):  # the values of a list must be of one type
+            if known := [document for document in best if type(document) is kind]:
+                within = narrowed(within, {key: {"$nin": known}})
+        answer = collection.query(
+            query_embeddings=_listed(query), n_results=asked, where=within, include=["distances", "metadatas"]
+        )
+        ids, distances, flats = answer["ids"][0], answer["distances"], answer["metadatas"]
+        assert distances is not None
+        assert flats is not None
+        for point_id, distance, flat in zip(ids, distances[0], flats[0], strict=True):
+            if flat and key in flat:
+                best.setdefault(flat[key], Found(point_id, 1.0 - float(distance), flat[key]))
+        if len(ids) < asked:
+            break
+        asked *= 2
+    return list(best.values())
+
+
+def compared(collection: Collection, query: Vector, where: Condition | None, key: str | None) -> list[Found]:
+    """Every point, past the index; only those of a document where the key of its id is given."""
+    direction = np.asarray(query, np.float32) / np.linalg.norm(query)
+    found: list[Found] = []
+    offset = 0
+    while True:
+        answer = collection.get(
+            where=where, limit=_POINTS_AT_ONCE, offset=offset, include=["embeddings", "metadatas"]
+        )
+        if answer["ids"]:
+            vectors = np.asarray(answer["embeddings"], np.float32)
+            cosines = vectors @ direction / np.linalg.norm(vectors, axis=1)
+            for row, point_id in enumerate(answer["ids"]):
+                flat = at(answer["metadatas"], row) or {}
+                if NO_VECTOR not in flat and (key is None or key in flat):
+                    found.append(Found(point_id, float(cosines[row]), flat[key] if key else None))
+        if len(answer["ids"]) < _POINTS_AT_ONCE:
+            break
+        offset += _POINTS_AT_ONCE
+    return found
+
+
+def ranked(found: Iterable[Found], *, per_document: bool) -> list[Found]:
+    """Best first, each point once; or the best of each document."""
+    best: dict[Any, Found] = {}
+    for each in sorted(found, key=lambda each: -each.score):
+        best.setdefault(each.document if per_document else each.id, each)
+    return list(best.values())
+
+
+def at(column: Any, row: int) -> Any:
+    """A value of an answer; None where the column was not asked for."""
+    return None if column is None else column[row]
+
+
+def _listed(query: Vector) -> Any:
+    return [np.asarray(query, np.float32)]
