@@ -71,8 +71,9 @@ class Connection:
             if settings.is_persistent:
                 self._folder = Path(settings.persist_directory).resolve()
             self.exclusive = not settings.chroma_server_host
-            self.place = str(settings.chroma_server_host or self._folder or MEMORY)
-            self._scope = (str(self._folder or self.place), location.tenant, location.database)
+            host, port = settings.chroma_server_host, settings.chroma_server_http_port
+            server = host if host is None or is_url(host) else f"{host}:{port}"
+            self.place = str(server or self._folder or MEMORY)
         else:
             raise InputError(
                 f"location must be a folder, ':memory:', a URL or a chromadb client; a "

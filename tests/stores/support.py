@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient
 from merger_plugins import CalibratedMerger, CalibrationStatistics, SequenceMerger
 from merger_plugins.errors import StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
-from merger_plugins.stores.backend import Point, Shelf, Where
+from merger_plugins.stores.backend import Backend, Point, Shelf, Where
 from tests.strategies import Array, chunk_vectors
 
 DIMENSION = 16
@@ -119,15 +119,17 @@ def documents(seed: int, *lengths: int) -> dict[str, Array]:
     return {f"d{i}": chunk_vectors(1000 * seed + i, n, DIMENSION) for i, n in enumerate(lengths)}
 
 
-def stored(client: QdrantClient, collection: str, shelf: Shelf) -> dict[str, Point]:
-    """All points of a collection with their vectors, by id."""
-    backend = QdrantBackend(client, collection)
+def stored(client: QdrantClient | Backend, collection: str, shelf: Shelf) -> dict[str, Point]:
+    """All points of a collection with their vectors, by id; of a backend, which has its own collection."""
+    backend = client if isinstance(client, Backend) else QdrantBackend(client, collection)
     backend.layout()
     ids = [point.id for point in backend.scan(shelf, Where())]
     return backend.fetch(shelf, ids, vectors=True)
 
 
-def merged(client: QdrantClient, collection: str = "documents") -> dict[tuple[str, str, int, int], Point]:
+def merged(
+    client: QdrantClient | Backend, collection: str = "documents"
+) -> dict[tuple[str, str, int, int], Point]:
     """Sections and roots by (document, kind, level, position)."""
     points = {
         (p.payload["document_id"], p.payload["kind"], p.payload["level"], p.payload["position"]): p
@@ -141,7 +143,7 @@ def merged(client: QdrantClient, collection: str = "documents") -> dict[tuple[st
 
 
 def assert_document(
-    client: QdrantClient,
+    client: QdrantClient | Backend,
     merger: SequenceMerger,
     document_id: str,
     vectors: Array,
