@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 from uuid import UUID, uuid5
 
@@ -37,8 +37,8 @@ class Reading:
     Attributes:
         layout: what wrote it, for people to read: ``"LangChain"``, ``"LlamaIndex"`` or ``"flat"``.
         group_by: payload key of a point's document; dots lead into mappings, and into JSON text.
-        order_by: payload keys of a point's place in its document, the first one deciding; none for the order of
-            ids.
+        order_by: payload keys of a point's place in its document, the first one deciding; none for the order
+            of ids.
         text: payload key of the text; None where there is none.
         metadata: payload key of the mapping that filters look into; None where that is the payload itself.
         vector: name of the chunk vector; ``""`` for the one without a name.
@@ -59,10 +59,6 @@ class Reading:
     def form(self) -> ChunkForm:
         """For the database."""
         return ChunkForm(self.group_by, self.text, self.metadata, self.vector, self.contextual_vector)
-
-    def keys(self) -> list[str]:
-        """The payload keys to bring in order to read a point; all of them where the payload is the metadata."""
-        return [key for key in (self.metadata, self.text) if key] if self.metadata else []
 
     def document_of(self, payload: Payload) -> str | None:
         """The document of a point as it was read; None where the payload does not say."""
@@ -100,23 +96,19 @@ class Reading:
 def found(payload: Payload, path: str) -> Any:
     """The value at a path of keys with dots between them; None where there is none.
 
-    A key that has a dot in it counts as well, and text that holds a JSON object is read as that object.
+    The path leads into mappings, and into text that holds a JSON object.
     """
-    if path in payload:
-        return payload[path]
-    head, _, rest = path.partition(".")
-    while rest:
-        inner = payload.get(head)
-        if isinstance(inner, str) and inner.startswith("{"):
+    value: Any = payload
+    for key in path.split("."):
+        if isinstance(value, str) and value.startswith("{"):
             try:
-                inner = json.loads(inner)
+                value = json.loads(value)
             except ValueError:
-                inner = None
-        if isinstance(inner, Mapping):
-            return found(dict(inner), rest)
-        step, _, rest = rest.partition(".")
-        head = f"{head}.{step}"
-    return None
+                return None
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
 
 
 @dataclass(frozen=True)
@@ -148,7 +140,8 @@ class Foreign:
 
     Attributes:
         current: what searches answer from; None until the first back-fill is complete.
-        pending: what is being made; None where nothing is.
+        pending: what is being made; the current one while what it replaced is removed; None where nothing is
+            to be done.
     """
 
     current: Edition | None = None
@@ -181,10 +174,6 @@ class Foreign:
         edition = self.current or self.pending
         assert edition is not None
         return edition
-
-    def done(self) -> Foreign:
-        """With the pending edition as the one that is searched."""
-        return replace(self, current=self.pending, pending=None)
 
 
 def _edition(values: Mapping[str, Any] | None) -> Edition | None:

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.errors import InputError
 from merger_plugins.stores.backend import Backend, Payload, Scored, Where
-from merger_plugins.stores.records import METADATA, TEXT, PointIds
+from merger_plugins.stores.chunks import ChunkPoints, Place
+from merger_plugins.stores.records import METADATA
 
 SearchLevel = Literal["chunk", "contextual", "section", "document", "fused"]
 
@@ -21,6 +21,7 @@ OVERSAMPLING = 10
 
 _SECTIONS: Mapping[str, str | int] = {"level": 1}  # the root of a short document is its only section
 _ROOTS: Mapping[str, str | int] = {"kind": "root"}
+_NOWHERE = Place(None, None)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class Hit:
 
     Attributes:
         id: of the point.
-        document_id: None for a point that this package did not write.
+        document_id: None for a point that tells none.
         level: ``"chunk"``, ``"section"`` or ``"document"``.
         score: cosine with the query, or the fused score; larger is better.
         text: of the chunk, or of all chunks of a section; None for a document, or where none is stored.
-        position: place of its first chunk in the document.
+        position: place of its first chunk in the document; None where the point does not say.
         stop: place after its last chunk.
         start: offset of its first character in the document's text; None where that is not known.
         end: offset after its last character.
@@ -90,35 +91,28 @@ class Hit:
 
 def search(
     backend: Backend,
-    ids: PointIds,
+    chunks: ChunkPoints,
     query: Vector,
     k: int,
     level: SearchLevel,
     *,
-    contextual: bool,
     filter: Any,
     weights: FusionWeights,
     per_document: bool,
     oversampling: int,
-    fanout: int,
 ) -> list[Hit]:
     """The k best hits of a level, best first; see `MergedStore.search`."""
     if level == "fused":
-        return _fused(backend, ids, query, k, filter, weights, contextual, per_document, oversampling, fanout)
+        return _fused(backend, chunks, query, k, filter, weights, per_document, oversampling)
     if level in ("chunk", "contextual"):
-        found = backend.nearest(
-            "chunks",
-            query,
-            k,
-            Where(filter=filter),
-            contextual=level == "contextual",
-            per_document=per_document,
+        found = chunks.nearest(
+            query, k, Where(filter=filter), contextual=level == "contextual", per_document=per_document
         )
-        return [_chunk_hit(scored) for scored in found]
-    match = _SECTIONS if level == "section" else _ROOTS
+        return [_chunk_hit(chunks, scored) for scored in found]
+    match = {**(_SECTIONS if level == "section" else _ROOTS), **chunks.match}
     found = backend.nearest("merged", query, k, Where(match, filter=filter), per_document=per_document)
     if level == "section":
-        return _section_hits(backend, ids, found)
+        return _section_hits(chunks, found)
     return [_merged_hit(scored, "document") for scored in found]
 
 
@@ -139,38 +133,32 @@ def checked_level(level: str, *, contextual: bool) -> None:
 
 def _fused(
     backend: Backend,
-    ids: PointIds,
+    chunks: ChunkPoints,
     query: Vector,
     k: int,
     filter: Any,
     weights: FusionWeights,
-    contextual: bool,
     per_document: bool,
     oversampling: int,
-    fanout: int,
 ) -> list[Hit]:
     depth = k * oversampling
-    found = backend.nearest("chunks", query, depth, Where(filter=filter), contextual=contextual)
+    contextual = chunks.contextual
+    match = {**_ROOTS, **chunks.match}
+    found = chunks.nearest(query, depth, Where(filter=filter), contextual=contextual)
     roots: dict[str, float] = {}
     if weights.root:
-        roots = _by_document(backend.nearest("merged", query, 2 * k, Where(_ROOTS), payload=["document_id"]))
+        roots = _by_document(backend.nearest("merged", query, 2 * k, Where(match), payload=["document_id"]))
         if roots:
             inside = Where(documents=sorted(roots), filter=filter)
-            found += backend.nearest("chunks", query, depth, inside, contextual=contextual)
+            found += chunks.nearest(query, depth, inside, contextual=contextual)
     candidates = {scored.point.id: scored for scored in found}
-    documents = {scored.point.payload.get("document_id") for scored in found}
+    documents = {chunks.document(scored.point.payload) for scored in found}
     named = sorted(document for document in documents if isinstance(document, str))
-    roots |= _root_scores(backend, query, [document for document in named if document not in roots])
-    section_of = {
-        point_id: ids.section(
-            scored.point.payload["document_id"], 1, scored.point.payload["position"] // fanout
-        )
-        for point_id, scored in candidates.items()
-        if {"document_id", "position"} <= scored.point.payload.keys()
-    }
-    sections = _section_scores(backend, query, sorted(set(section_of.values()))) if weights.section else {}
+    roots |= _root_scores(backend, query, match, [document for document in named if document not in roots])
+    points = [scored.point for scored in candidates.values()]
+    places = chunks.places(points, query, sections=bool(weights.section))
     hits = [
-        _fused_hit(scored, weights, sections.get(section_of.get(point_id, "")), roots)
+        _fused_hit(chunks, scored, weights, places.get(point_id, _NOWHERE), roots)
         for point_id, scored in candidates.items()
     ]
     hits.sort(key=lambda hit: (-hit.score, hit.document_id or "", hit.position or 0))
@@ -182,25 +170,16 @@ def _fused(
     return hits[:k]
 
 
-def _root_scores(backend: Backend, query: Vector, documents: Sequence[str]) -> dict[str, float]:
+def _root_scores(
+    backend: Backend, query: Vector, match: Mapping[str, str | int], documents: Sequence[str]
+) -> dict[str, float]:
     """Document id -> the cosine of its root."""
     if not documents:
         return {}
-    where = Where(_ROOTS, documents=documents)
+    where = Where(match, documents=documents)
     return _by_document(
         backend.nearest("merged", query, len(documents), where, exact=True, payload=["document_id"])
     )
-
-
-def _section_scores(backend: Backend, query: Vector, section_ids: Sequence[str]) -> dict[str, float]:
-    """Id of a section's point -> its cosine."""
-    stored = backend.fetch("merged", section_ids, payload=False, vectors=True)
-    direction = unit(query[None])[0]
-    return {
-        point_id: float(direction @ point.vector)
-        for point_id, point in stored.items()
-        if point.vector is not None
-    }
 
 
 def _by_document(found: Iterable[Scored]) -> dict[str, float]:
@@ -208,56 +187,57 @@ def _by_document(found: Iterable[Scored]) -> dict[str, float]:
 
 
 def _fused_hit(
-    scored: Scored, weights: FusionWeights, section: float | None, roots: Mapping[str, float]
+    chunks: ChunkPoints, scored: Scored, weights: FusionWeights, place: Place, roots: Mapping[str, float]
 ) -> Hit:
-    root = roots.get(scored.point.payload.get("document_id") or "")
+    root = roots.get(chunks.document(scored.point.payload) or "")
     # A document too short for a section has its root for one.
-    inside = root if section is None else section
+    inside = root if place.section is None else place.section
     parts = ScoreParts(scored.score, inside if weights.section else None, root if weights.root else None)
     score = (
         weights.chunk * parts.chunk
         + weights.section * (parts.section or 0.0)
         + weights.root * (parts.root or 0.0)
     )
-    return _chunk_hit(scored, score, parts)
+    return _chunk_hit(chunks, scored, score, parts, place.position)
 
 
-def _chunk_hit(scored: Scored, score: float | None = None, parts: ScoreParts | None = None) -> Hit:
+def _chunk_hit(
+    chunks: ChunkPoints,
+    scored: Scored,
+    score: float | None = None,
+    parts: ScoreParts | None = None,
+    position: int | None = None,
+) -> Hit:
     payload = scored.point.payload
-    position = payload.get("position")
+    if position is None:
+        position = chunks.position(payload)
     return Hit(
         id=scored.point.id,
-        document_id=payload.get("document_id"),
+        document_id=chunks.document(payload),
         level="chunk",
         score=scored.score if score is None else score,
-        text=payload.get(TEXT),
+        text=chunks.text(payload),
         position=position,
         stop=None if position is None else position + 1,
-        start=payload.get("start"),
-        end=payload.get("end"),
-        metadata=payload.get(METADATA) or {},
+        start=chunks.offset(payload, "start"),
+        end=chunks.offset(payload, "end"),
+        metadata=chunks.metadata(payload),
         speaker=payload.get("speaker"),
         time=payload.get("time"),
         parts=parts,
     )
 
 
-def _section_hits(backend: Backend, ids: PointIds, found: Sequence[Scored]) -> list[Hit]:
+def _section_hits(chunks: ChunkPoints, found: Sequence[Scored]) -> list[Hit]:
     """Hits of sections, their text put together from their chunks."""
-    places = {
-        scored.point.id: [
-            ids.chunk(scored.point.payload["document_id"], position)
-            for position in range(scored.point.payload["position"], scored.point.payload["stop"])
-        ]
-        for scored in found
-    }
-    wanted = [point_id for point_ids in places.values() for point_id in point_ids]
-    chunks = backend.fetch("chunks", wanted, payload=[TEXT, "start", "end"]) if wanted else {}
+    payloads = chunks.inside([scored.point for scored in found])
     hits = []
     for scored in found:
-        inside = [chunks[point_id].payload for point_id in places[scored.point.id] if point_id in chunks]
-        texts = [payload[TEXT] for payload in inside if payload.get(TEXT) is not None]
-        span = (inside[0].get("start"), inside[-1].get("end")) if inside else (None, None)
+        inside = payloads.get(scored.point.id, [])
+        texts = [text for payload in inside if (text := chunks.text(payload)) is not None]
+        span = (
+            (chunks.offset(inside[0], "start"), chunks.offset(inside[-1], "end")) if inside else (None, None)
+        )
         hits.append(_merged_hit(scored, "section", "\n".join(texts) if texts else None, span))
     return hits
 

@@ -12,7 +12,8 @@ from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores import upkeep
-from merger_plugins.stores.backend import Backend, Layout
+from merger_plugins.stores.backend import Backend, ChunkForm, Layout
+from merger_plugins.stores.chunks import ChunkPoints, ForeignChunks, OwnChunks
 from merger_plugins.stores.foreign import Foreign
 from merger_plugins.stores.ingestion import Desk
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
@@ -30,6 +31,7 @@ class StoreState:
         embed: texts -> (n, d) chunk vectors.
 
     Attributes:
+        chosen: whether a merger was passed in.
         layout: of the collections; None where they do not exist yet.
         settings: as stored; None where nothing was ingested yet.
         foreign: what they say of a collection that another application wrote; None for one of our own.
@@ -46,7 +48,7 @@ class StoreState:
     ) -> None:
         self.backend = backend
         self._given = given
-        self._chosen = given is not None
+        self.chosen = given is not None
         self.foreign: Foreign | None = None
         self._default = default
         self._wants_contextual = wants_contextual
@@ -71,6 +73,8 @@ class StoreState:
     @property
     def contextual(self) -> bool:
         """Whether chunk points have contextual vectors, or will have."""
+        if self.foreign is not None:
+            return self.foreign.edition.reading.contextual != "none"
         return self.layout.contextual if self.layout else self._wants_contextual
 
     @property
@@ -98,6 +102,17 @@ class StoreState:
         self._merger = resolved(settings, merger, self.backend)
         self.layout, self.settings = layout, settings
         return self
+
+    def forget(self) -> None:
+        """Read the settings again when they are needed next."""
+        self._merger, self.layout, self.settings, self.foreign = None, None, None, None
+        self.backend.form = ChunkForm()
+
+    def chunks(self) -> ChunkPoints:
+        """The chunk points, as searches read them."""
+        if self.foreign is not None:
+            return ForeignChunks(self.backend, self.foreign.edition)
+        return OwnChunks(self.backend, self.ids, self.merger.fanout, contextual=self.contextual)
 
     def check(self) -> None:
         """Make sure that this merger made what the store holds; raises `FingerprintError` if not."""
@@ -161,7 +176,7 @@ class StoreState:
         self, settings: Settings | None, layout: Layout, merger: SequenceMerger
     ) -> SequenceMerger:
         """The merger that was passed in, or else the one that a back-filled collection was made with."""
-        if self._chosen:
+        if self.chosen:
             self._fits(layout, merger)
             return merger
         candidates = [merger] if merger.dimension in (None, layout.dimension) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -18,6 +19,7 @@ from merger_plugins.mergers.loading import load_merger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.appending import append
 from merger_plugins.stores.backend import Backend
+from merger_plugins.stores.backfill import Backfilled, BackfillProgress, Order, backfill
 from merger_plugins.stores.documents import (
     Document,
     Ingested,
@@ -27,7 +29,9 @@ from merger_plugins.stores.documents import (
     prepared,
     words,
 )
+from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.ingestion import ingest
+from merger_plugins.stores.layouts import Wanted
 from merger_plugins.stores.search import (
     OVERSAMPLING,
     FusionWeights,
@@ -233,6 +237,7 @@ class MergedStore:
     def delete(self, document_id: str) -> bool:
         """Remove a document or conversation with all its points; returns whether there was one."""
         state = self._state.open()
+        state.refuse_foreign("delete()")
         if state.layout is None:
             return False
         ids = state.ids
@@ -299,16 +304,14 @@ class MergedStore:
             state.check()
         return search(
             self._backend,
-            state.ids,
+            state.chunks(),
             vector,
             k,
             level,
-            contextual=state.contextual,
             filter=filter,
             weights=weights or FusionWeights(),
             per_document=group_by_document,
             oversampling=oversampling,
-            fanout=state.merger.fanout,
         )
 
     def documents(self) -> Iterator[StoredDocument]:
@@ -359,6 +362,71 @@ class MergedStore:
         """
         state = self._state.open()
         state.take_over(state.merger if calibrated else state.given)
+
+    def backfill(
+        self,
+        *,
+        group_by: str | None = None,
+        order_by: str | Sequence[str] | None = None,
+        text: str | None = None,
+        vector: str | None = None,
+        contextual: ContextualPlace | None = None,
+        contextual_vector: str | None = None,
+        calibrate: bool | None = None,
+        skip_missing: bool = False,
+        anew: bool = False,
+        scratch: str | os.PathLike[str] | None = None,
+        progress: Callable[[BackfillProgress], object] | None = None,
+    ) -> Backfilled:
+        """Add section and root vectors to a collection that another application wrote.
+
+        Everything goes into the companion collection; the application's own points are read and never
+        written, but for the vector that ``contextual="named"`` names. Each point is read once a call. Where
+        documents did not change since the last call, nothing is merged or written; interrupted, the same
+        call goes on. Memory stays bounded, and a temporary file takes 4 d bytes a chunk and a few hundred
+        more. Where neither a merger nor an embedder was passed to the store, nothing is known of the
+        embedding model but what the collection's own vectors tell.
+
+        Args:
+            group_by: payload field that names a point's document, dots leading into mappings, such as
+                ``"metadata.source"``. Recognised for None where LangChain or LlamaIndex wrote the points, or
+                where the name of a field is a usual one.
+            order_by: field or fields that order a document's chunks, the first deciding; ``"none"`` for the
+                order of ids. Recognised for None as above, else an error names the fields that there are.
+            text: field of the text; recognised for None.
+            vector: name of the chunk vector, where points have several.
+            contextual: ``"companion"`` puts contextual chunk vectors into the companion, ``"named"`` into a
+                vector that the application's points have room for; ``"none"``, as None at first, makes none.
+            contextual_vector: the name of that vector; ``"contextual"`` for None.
+            calibrate: whether to calibrate the merger on the collection. None does where it is a
+                `CalibratedMerger` without statistics, and again once there are half as many chunks more; all
+                merged vectors are then made again, and searches answer from the old ones until that is done.
+            skip_missing: leave out points that lack a field or a vector, in place of an error.
+            anew: let other fields, or another merger, than those of the last call take over, in the same way.
+            scratch: folder for the temporary file; the system's for None.
+            progress: called after every batch.
+
+        Raises:
+            InputError: something has to be said that is not recognised, or a field or vector is not there.
+            FingerprintError: another merger than last time, and `anew` is off.
+            StoreError: no such collection, one that this package wrote or that is not compared by cosine,
+                points that lack something, or the database fails: what was written stays.
+        """
+        given = self._state.chosen or self._embedder is not None
+        order = Order(
+            Wanted(group_by, order_by, text, vector, contextual, contextual_vector),
+            base=self._state.given if given else None,
+            others=() if given else (self._state.given,),
+            calibrate=calibrate,
+            skip_missing=skip_missing,
+            anew=anew,
+            scratch=scratch,
+            progress=progress,
+        )
+        try:
+            return backfill(self._backend, order)
+        finally:
+            self._state.forget()
 
     # -- inside ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,484 @@
+"""Back-fill: merged vectors over a collection that another application wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal, TypeVar
+from uuid import UUID
+
+import numpy as np
+
+from merger_plugins.errors import FingerprintError, InputError, StoreError
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibrated import CalibratedMerger
+from merger_plugins.mergers.calibration import CalibrationStatistics
+from merger_plugins.stores.backend import Backend, Payload, Point, VectorForm, Where
+from merger_plugins.stores.documents import words
+from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading, found
+from merger_plugins.stores.layouts import Wanted, recognised
+from merger_plugins.stores.records import META_ID, PointIds, namespace_of
+from merger_plugins.stores.settings import Settings, drop_statistics, resolved, write_statistics
+from merger_plugins.stores.spool import Chunk, Gathered, Spool
+from merger_plugins.stores.weaving import Weaver, Woven
+
+T = TypeVar("T")
+
+Stage = Literal["reading", "calibrating", "merging"]
+Calibrate = bool | None
+
+_SAMPLE = 1_000
+_PAGE = 1_000
+_FLOATS_AT_ONCE = 1_000_000
+_DELETED_AT_ONCE = 1_000
+_EXAMPLES = 3
+
+GROWTH = 1.5
+"""A collection is calibrated again once it has this many times the chunks it was calibrated on."""
+
+
+@dataclass(frozen=True)
+class BackfillProgress:
+    """How far a back-fill is.
+
+    Attributes:
+        stage: ``"reading"``, ``"calibrating"`` or ``"merging"``, in this order.
+        done: chunks that are done in this stage.
+        total: chunks in all.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+
+
+@dataclass
+class Left:
+    """Points that were left out, by what they lack.
+
+    Attributes:
+        counts: what -> number of points.
+        examples: what -> ids of the first ones.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, what: str, point_id: str) -> None:
+        """Count a point."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        if self.counts[what] <= _EXAMPLES:
+            self.examples.setdefault(what, []).append(point_id)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{count:,} without {what} (such as {', '.join(self.examples[what])})"
+            for what, count in self.counts.items()
+        )
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What a back-fill did.
+
+    Attributes:
+        collection: its name.
+        layout: what wrote it: ``"LangChain"``, ``"LlamaIndex"`` or ``"flat"``.
+        group_by: the field that names a chunk's document.
+        order_by: the fields that order its chunks; none for the order of ids.
+        vector: name of the chunk vector; ``""`` for the one without a name.
+        chunks: chunk points that belong to a document.
+        documents: documents.
+        merged: documents that were merged now; the others were done before.
+        removed: documents that were done before and are gone from the collection.
+        left_out: what points lack -> how many were left out for it.
+        ties: points that share their place in their document with another; these are in the order of ids.
+        calibration_vectors: how many chunk vectors the calibration saw; 0 for none.
+        fingerprint: of the merger.
+    """
+
+    collection: str
+    layout: str
+    group_by: str
+    order_by: tuple[str, ...]
+    vector: str
+    chunks: int
+    documents: int
+    merged: int
+    removed: int
+    left_out: dict[str, int]
+    ties: int
+    calibration_vectors: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """A back-fill to be done.
+
+    Attributes:
+        wanted: how to read the collection.
+        base: the merger that was passed in; None for one that knows nothing of the embedding model.
+        others: mergers that may have made what is there, where none was passed in.
+        calibrate: whether to calibrate on the collection. None calibrates a `CalibratedMerger` that has no
+            statistics of its own, the first time and once the collection has `GROWTH` times the chunks.
+        skip_missing: whether to leave out points that lack a field or a vector, in place of an error.
+        anew: whether another reading or merger than before may take over.
+        scratch: folder for temporary files.
+        progress: called after every batch.
+    """
+
+    wanted: Wanted = field(default_factory=Wanted)
+    base: SequenceMerger | None = None
+    others: tuple[SequenceMerger, ...] = ()
+    calibrate: Calibrate = None
+    skip_missing: bool = False
+    anew: bool = False
+    scratch: str | os.PathLike[str] | None = None
+    progress: Callable[[BackfillProgress], object] | None = None
+
+    def report(self, stage: Stage, done: int, total: int) -> None:
+        """Tell how far it is."""
+        if self.progress is not None:
+            self.progress(BackfillProgress(stage, done, max(done, total)))
+
+
+def backfill(backend: Backend, order: Order) -> Backfilled:
+    """Add section and root vectors over a collection that another application wrote.
+
+    Reads every point once, with its vector. Vectors go through a temporary file, so that memory stays
+    bounded. Writes into the companion alone, but for contextual vectors where a named vector was asked for.
+
+    Raises:
+        InputError: something has to be said, or is wrong; see `recognised`.
+        FingerprintError: another merger, and `anew` is off.
+        StoreError: no such collection, one that this package wrote, points that lack something; or the
+            database fails: what was written stays, and a repeat goes on from there.
+    """
+    return _Run(backend, order).run()
+
+
+class _Run:
+    def __init__(self, backend: Backend, order: Order) -> None:
+        self.backend = backend
+        self.order = order
+        self.vectors, self.settings, self.foreign = _opened(backend)
+        self._replaces = self.foreign is not None
+        self._fanout = 0
+
+    def run(self) -> Backfilled:
+        order, backend = self.order, self.backend
+        reading = self._reading()
+        dimension = self.vectors[reading.vector].dimension
+        backend.form = reading.form
+        backend.layout()
+        base = self._base(dimension)
+        left = Left()
+        expected = backend.count("chunks", Where())
+        with Spool(dimension, len(reading.order_by), folder=order.scratch, expected=expected) as spool:
+            self._read(spool, reading, left, expected)
+            if left.counts and not order.skip_missing:
+                raise StoreError(
+                    f"Of {expected:,} points in {backend.collection!r} some cannot be merged: {left}. Pass "
+                    "skip_missing=True (--skip-missing) to leave them out, or name other fields."
+                )
+            if not spool.chunks:
+                raise StoreError(f"The collection {backend.collection!r} has no points that can be merged.")
+            ties = spool.settle(reading.order_by)
+            edition, merger = self._edition(spool, reading, base)
+            self._fanout = merger.fanout
+            self._begin(edition, dimension)
+            documents, merged, removed = self._merge(spool, edition, merger)
+            self._finish()
+            return Backfilled(
+                collection=backend.collection,
+                layout=reading.layout,
+                group_by=reading.group_by,
+                order_by=reading.order_by,
+                vector=reading.vector,
+                chunks=spool.chunks,
+                documents=documents,
+                merged=merged,
+                removed=removed,
+                left_out=left.counts,
+                ties=ties,
+                calibration_vectors=edition.calibration_vectors,
+                fingerprint=edition.fingerprint,
+            )
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def _reading(self) -> Reading:
+        stored = self.foreign and self.foreign.edition.reading
+        if self.foreign and self.foreign.pending and not self.order.anew:
+            stored = self.foreign.pending.reading
+        if stored is not None and self.order.wanted.agrees(stored):
+            return stored
+        if stored is not None and not self.order.anew:
+            raise StoreError(
+                f"The collection {self.backend.collection!r} was back-filled {stored.described()}, and this "
+                "call says otherwise. Leave these options out to go on with that, or pass anew=True (--anew) "
+                "to make all merged vectors again; searches answer from the old ones until it is done."
+            )
+        sample = [p.payload for p in islice(self.backend.scan("chunks", Where()), _SAMPLE)]
+        if not sample:
+            raise StoreError(f"The collection {self.backend.collection!r} has no points.")
+        return recognised(sample, self.vectors, self.order.wanted)
+
+    def _base(self, dimension: int) -> SequenceMerger:
+        base = self.order.base
+        if base is None:
+            return CalibratedMerger(dimension=dimension)
+        if base.dimension not in (None, dimension):
+            raise InputError(
+                f"The collection {self.backend.collection!r} has dimension {dimension}, and {base!r} works "
+                f"in dimension {base.dimension}. Pass a merger for the embedding model that made the "
+                "collection, or none."
+            )
+        return base
+
+    def _read(self, spool: Spool, reading: Reading, left: Left, expected: int) -> None:
+        points = self.backend.scan("chunks", Where(), vectors=True)
+        done = 0
+        for page in _in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // spool.dimension))):
+            spool.add([chunk for point in page if (chunk := _chunk(point, reading, left)) is not None])
+            done += len(page)
+            self.order.report("reading", done, expected)
+
+    # -- the edition -----------------------------------------------------------------------------------
+
+    def _edition(
+        self, spool: Spool, reading: Reading, base: SequenceMerger
+    ) -> tuple[Edition, SequenceMerger]:
+        """What to work on, and its merger: the one that is there, unless something calls for another."""
+        foreign = self.foreign or Foreign()
+        for stored in (foreign.pending, foreign.current):
+            if stored is None or stored.reading != reading:
+                continue
+            merger = self._merger_of(stored, base)
+            if merger is None and not self.order.anew:
+                given = f"{base!r} is {base.fingerprint}" if self.order.base else "none was passed in"
+                raise FingerprintError(
+                    f"{self.backend.collection!r} was back-filled with the merger {stored.fingerprint}, and "
+                    f"{given}. Pass the merger it was made with, or anew=True (--anew) to make all merged "
+                    "vectors again; searches answer from the old ones until it is done."
+                )
+            if merger is None or (self.order.calibrate is False and stored.calibration_vectors):
+                continue
+            if stored is foreign.pending or not self._outgrown(stored, spool):
+                return stored, merger
+        return self._new_edition(spool, reading, base)
+
+    def _merger_of(self, edition: Edition, base: SequenceMerger) -> SequenceMerger | None:
+        """The merger that made an edition, if it comes from this one or one of the others."""
+        assert self.settings is not None
+        settings = replace(self.settings, fingerprint=edition.fingerprint, pieces=edition.pieces)
+        candidates = (base,) if self.order.base is not None else (base, *self.order.others)
+        for candidate in candidates:
+            merger = resolved(settings, candidate, self.backend)
+            if merger.fingerprint == edition.fingerprint:
+                return merger
+        return None
+
+    def _outgrown(self, edition: Edition, spool: Spool) -> bool:
+        """Whether an edition's calibration is to be made again."""
+        if self.order.calibrate is None:
+            seen = edition.calibration_vectors
+            return bool(seen) and spool.chunks >= GROWTH * seen
+        return self.order.calibrate
+
+    def _new_edition(
+        self, spool: Spool, reading: Reading, base: SequenceMerger
+    ) -> tuple[Edition, SequenceMerger]:
+        fresh = isinstance(base, CalibratedMerger) and base.statistics is None
+        if not (fresh if self.order.calibrate is None else self.order.calibrate):
+            return Edition(reading.edition(base.fingerprint), reading, base.fingerprint), base
+        statistics = CalibrationStatistics(spool.dimension)
+        done = 0
+        for batch in _batches(spool.documents(), spool.dimension):
+            for part in _parts(batch, spool.dimension):
+                statistics.update_many(
+                    spool.vectors([row for rows in part for row in rows]), [len(r) for r in part]
+                )
+            done += sum(map(len, batch))
+            self.order.report("calibrating", done, spool.chunks)
+        merger = base.calibrated(statistics)
+        edition = Edition(reading.edition(merger.fingerprint), reading, merger.fingerprint)
+        if self.foreign and self.foreign.current and edition.name == self.foreign.current.name:
+            return self.foreign.current, merger  # the collection is as it was
+        self.backend.create(spool.dimension, contextual=False)
+        own = PointIds(UUID(self._namespace()))
+        pieces = write_statistics(statistics, merger.fingerprint, own, self.backend)
+        return replace(edition, pieces=pieces, calibration_vectors=statistics.vectors), merger
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def _namespace(self) -> str:
+        return self.settings.namespace if self.settings else str(namespace_of(self.backend.collection))
+
+    def _begin(self, edition: Edition, dimension: int) -> None:
+        """Say what is being made, before the first point of it."""
+        self.backend.create(dimension, contextual=False)
+        foreign = self.foreign or Foreign()
+        if edition not in (foreign.current, foreign.pending):
+            self._save(Foreign(foreign.current, edition))
+
+    def _finish(self) -> None:
+        """Let searches answer from what was made, then drop what they answered from before."""
+        assert self.foreign is not None
+        made = self.foreign.pending
+        if made is None:
+            return
+        self._save(Foreign(made, made))
+        stale = (
+            point.id
+            for kind in ("root", "section", CONTEXTUAL_KIND)
+            for point in self.backend.scan("merged", Where({"kind": kind}), payload=["edition"])
+            if point.payload.get("edition") != made.name
+        )
+        for ids in _in_lots(list(stale) if self._replaces else [], _DELETED_AT_ONCE):
+            self.backend.delete("merged", ids)
+        drop_statistics(self.backend, keep=made.fingerprint if made.pieces else None)
+        self._save(Foreign(made, None))
+
+    def _save(self, foreign: Foreign) -> None:
+        edition = foreign.edition
+        settings = Settings(
+            namespace=self._namespace(),
+            fingerprint=edition.fingerprint,
+            fanout=self._fanout,
+            contextual=edition.reading.contextual != "none",
+            pieces=edition.pieces,
+            calibration_vectors=edition.calibration_vectors,
+            foreign=foreign.values(),
+        )
+        self.backend.write("merged", [settings.point()])
+        self.settings, self.foreign = settings, foreign
+
+    def _merge(self, spool: Spool, edition: Edition, merger: SequenceMerger) -> tuple[int, int, int]:
+        """Merge what is not merged yet; returns how many documents there are, were merged, and are gone."""
+        spool.know(_stored(self.backend, edition))
+        ids = edition.ids(self._namespace())
+        weaver = Weaver(merger, edition, ids, spool.vectors, block=_block(spool.dimension))
+        documents = merged = done = 0
+        for batch in _batches(spool.documents(), spool.dimension):
+            states = [spool.is_known(document) for document in batch]
+            changed = [document for document, (same, _) in zip(batch, states, strict=True) if not same]
+            stale = [
+                point_id
+                for document, (same, before) in zip(batch, states, strict=True)
+                if not same
+                for point_id in weaver.stale(document, document.name, before)
+            ]
+            if stale:
+                self.backend.delete("merged", stale)
+            if changed:
+                for woven in weaver.weave(changed):
+                    self._write(woven, edition)
+            documents += len(batch)
+            merged += len(changed)
+            done += sum(map(len, batch))
+            self.order.report("merging", done, spool.chunks)
+        removed = 0
+        for name in spool.gone():
+            self.backend.delete_document("merged", name)
+            removed += 1
+        return documents, merged, removed
+
+    def _write(self, woven: Woven, edition: Edition) -> None:
+        """The root last: a document that has one of its present content is done."""
+        if woven.contextual and edition.reading.contextual == "named":
+            self.backend.write_contextual(woven.contextual)
+        elif woven.contextual:
+            self.backend.write("merged", woven.contextual)
+        if woven.sections or woven.roots:
+            self.backend.write("merged", [*woven.sections, *woven.roots])
+
+
+def _opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, Foreign | None]:
+    """What is there.
+
+    Raises:
+        StoreError: there is no such collection, or this package wrote it.
+    """
+    vectors = backend.vectors()
+    if vectors is None:
+        raise StoreError(
+            f"There is no collection {backend.collection!r} in {backend.place}. Name one that exists."
+        )
+    stored = backend.fetch("merged", [META_ID]) if backend.has_companion() else {}
+    if not stored:
+        return vectors, None, None
+    settings = Settings.of(stored[META_ID])
+    foreign = Foreign.of(settings.foreign, backend.place)
+    if foreign is None:
+        raise StoreError(
+            f"The collection {backend.collection!r} was written by this package, which keeps its merged "
+            "vectors up to date itself. Back-filling is for collections that another application wrote; to "
+            "make the merged vectors again, call rebuild()."
+        )
+    return vectors, settings, foreign
+
+
+def _chunk(point: Point, reading: Reading, left: Left) -> Chunk | None:
+    payload: Payload = point.payload
+    document = reading.document_of(payload)
+    if document is None:
+        left.add(f"a text or whole number in the field {reading.group_by!r}", point.id)
+        return None
+    order = []
+    for path in reading.order_by:
+        value = found(payload, path)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+            left.add(f"a text or number in the field {path!r}", point.id)
+            return None
+        order.append(value)
+    vector = point.vector
+    if vector is None or not np.isfinite(vector).all() or not vector.any():
+        left.add("a vector of finite numbers that are not all zero", point.id)
+        return None
+    text = reading.text_of(payload)
+    mass = float(max(words(text), 1)) if text else 1.0
+    return Chunk(point.id, document, order, vector, mass, text, reading.metadata_of(payload))
+
+
+def _in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while lot := list(islice(iterator, size)):
+        yield lot
+
+
+def _block(dimension: int) -> int:
+    """How many vectors to hold in memory at once."""
+    return max(_FLOATS_AT_ONCE // dimension, 64)
+
+
+def _batches(documents: Iterator[Gathered], dimension: int) -> Iterator[list[Gathered]]:
+    """Documents that have about a block of chunks together."""
+    batch: list[Gathered] = []
+    waiting = 0
+    for document in documents:
+        if batch and waiting + len(document) > _block(dimension):
+            yield batch
+            batch, waiting = [], 0
+        batch.append(document)
+        waiting += len(document)
+    if batch:
+        yield batch
+
+
+def _parts(batch: list[Gathered], dimension: int) -> Iterator[list[list[int]]]:
+    """Rows of each document of a batch; of one that is longer than a block, in parts."""
+    if len(batch) > 1 or len(batch[0]) <= _block(dimension):
+        yield [document.rows for document in batch]
+        return
+    for rows in _in_lots(batch[0].rows, _block(dimension)):
+        yield [list(rows)]
+
+
+def _stored(backend: Backend, edition: Edition) -> Iterator[tuple[str, str, int]]:
+    where = Where({"kind": "root", "edition": edition.name})
+    for root in backend.scan("merged", where, payload=["document_id", "content", "stop"]):
+        yield root.payload["document_id"], root.payload["content"], root.payload["stop"]

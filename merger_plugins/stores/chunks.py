@@ -1,0 +1,244 @@
+"""How searches read the chunk points of a store: those that it wrote, and those of other applications."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from merger_plugins._batching import unit
+from merger_plugins._types import Vector
+from merger_plugins.stores.backend import Backend, Payload, Point, Scored, Where
+from merger_plugins.stores.foreign import CHUNK, CHUNKS, CONTEXTUAL_KIND, Edition
+from merger_plugins.stores.records import METADATA, TEXT, PointIds
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk stands.
+
+    Attributes:
+        position: in its document, counted from 0; None where the point does not say.
+        section: cosine of its section with the query; None where it has none, or it was not asked for.
+    """
+
+    position: int | None
+    section: float | None
+
+
+class ChunkPoints(ABC):
+    """The chunk points of a store, as a search needs them.
+
+    Attributes:
+        match: what sections and roots of this store have in their payload, beside what a search asks for.
+        contextual: whether there are contextual vectors.
+    """
+
+    match: Mapping[str, str | int]
+    contextual: bool
+
+    @abstractmethod
+    def nearest(
+        self, query: Vector, limit: int, where: Where, *, contextual: bool, per_document: bool = False
+    ) -> list[Scored]:
+        """Chunk points by cosine, best first; arguments as `Backend.nearest`."""
+
+    @abstractmethod
+    def document(self, payload: Payload) -> str | None:
+        """The document of a chunk point."""
+
+    @abstractmethod
+    def text(self, payload: Payload) -> str | None:
+        """The text of a chunk point."""
+
+    @abstractmethod
+    def metadata(self, payload: Payload) -> Payload:
+        """What was stored with a chunk point."""
+
+    @abstractmethod
+    def position(self, payload: Payload) -> int | None:
+        """The place of a chunk in its document; None where the point itself does not say."""
+
+    @abstractmethod
+    def offset(self, payload: Payload, key: Literal["start", "end"]) -> int | None:
+        """Where a chunk begins or ends in the text of its document; None where that is not known."""
+
+    @abstractmethod
+    def places(self, points: Sequence[Point], query: Vector, *, sections: bool) -> dict[str, Place]:
+        """Where chunk points stand, by id; `sections` says whether cosines of sections are wanted."""
+
+    @abstractmethod
+    def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
+        """Texts and offsets of the chunk points of each section, in order, by the section's id."""
+
+
+class OwnChunks(ChunkPoints):
+    """Chunk points that this package wrote: their ids follow from document and position.
+
+    Args:
+        backend: the database.
+        ids: of the collection.
+        fanout: of the merger.
+        contextual: whether there are contextual vectors.
+    """
+
+    match: Mapping[str, str | int] = {}
+
+    def __init__(self, backend: Backend, ids: PointIds, fanout: int, *, contextual: bool) -> None:
+        self._backend = backend
+        self._ids = ids
+        self._fanout = fanout
+        self.contextual = contextual
+
+    def nearest(
+        self, query: Vector, limit: int, where: Where, *, contextual: bool, per_document: bool = False
+    ) -> list[Scored]:
+        """In one request."""
+        return self._backend.nearest(
+            "chunks", query, limit, where, contextual=contextual, per_document=per_document
+        )
+
+    def document(self, payload: Payload) -> str | None:
+        """As it was ingested."""
+        return payload.get("document_id")
+
+    def text(self, payload: Payload) -> str | None:
+        """As it was ingested."""
+        return payload.get(TEXT)
+
+    def metadata(self, payload: Payload) -> Payload:
+        """As it was passed in."""
+        return payload.get(METADATA) or {}
+
+    def position(self, payload: Payload) -> int | None:
+        """As it was ingested."""
+        return payload.get("position")
+
+    def offset(self, payload: Payload, key: Literal["start", "end"]) -> int | None:
+        """As it was ingested."""
+        return payload.get(key)
+
+    def places(self, points: Sequence[Point], query: Vector, *, sections: bool) -> dict[str, Place]:
+        """Sections by their ids."""
+        section_of = {
+            point.id: self._ids.section(
+                point.payload["document_id"], 1, point.payload["position"] // self._fanout
+            )
+            for point in points
+            if {"document_id", "position"} <= point.payload.keys()
+        }
+        wanted = sorted(set(section_of.values())) if sections else []
+        stored = self._backend.fetch("merged", wanted, payload=False, vectors=True) if wanted else {}
+        direction = unit(query[None])[0]
+        cosines = {
+            point_id: float(direction @ point.vector)
+            for point_id, point in stored.items()
+            if point.vector is not None
+        }
+        return {
+            point.id: Place(point.payload.get("position"), cosines.get(section_of.get(point.id, "")))
+            for point in points
+        }
+
+    def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
+        """By the ids of their positions."""
+        wanted = {
+            point.id: [
+                self._ids.chunk(point.payload["document_id"], position)
+                for position in range(point.payload["position"], point.payload["stop"])
+            ]
+            for point in merged
+        }
+        return _payloads(self._backend, wanted, [TEXT, "start", "end"])
+
+
+class ForeignChunks(ChunkPoints):
+    """Chunk points that another application wrote: sections name theirs.
+
+    Args:
+        backend: the database, its form that of the edition.
+        edition: what is searched.
+    """
+
+    def __init__(self, backend: Backend, edition: Edition) -> None:
+        self._backend = backend
+        self._reading = edition.reading
+        self.match = {"edition": edition.name}
+        self.contextual = edition.reading.contextual != "none"
+
+    def nearest(
+        self, query: Vector, limit: int, where: Where, *, contextual: bool, per_document: bool = False
+    ) -> list[Scored]:
+        """In one request, or two where contextual vectors are in the companion."""
+        if not contextual or self._reading.contextual == "named":
+            return self._backend.nearest(
+                "chunks", query, limit, where, contextual=contextual, per_document=per_document
+            )
+        among = replace(where, match={**where.match, **self.match, "kind": CONTEXTUAL_KIND})
+        found = self._backend.nearest(
+            "merged", query, limit, among, per_document=per_document, payload=[CHUNK]
+        )
+        stored = self._backend.fetch("chunks", [scored.point.payload[CHUNK] for scored in found])
+        return [
+            Scored(stored[scored.point.payload[CHUNK]], scored.score)
+            for scored in found
+            if scored.point.payload[CHUNK] in stored
+        ]
+
+    def document(self, payload: Payload) -> str | None:
+        """By the field that the collection is grouped by."""
+        return self._reading.document_of(payload)
+
+    def text(self, payload: Payload) -> str | None:
+        """By the field that holds it."""
+        return self._reading.text_of(payload)
+
+    def metadata(self, payload: Payload) -> Payload:
+        """All that the payload says beside the text."""
+        return self._reading.metadata_of(payload)
+
+    def position(self, payload: Payload) -> int | None:  # noqa: ARG002 - the application's order is no number
+        """Only sections know."""
+        return None
+
+    def offset(
+        self,
+        payload: Payload,  # noqa: ARG002 - applications count in ways of their own
+        key: Literal["start", "end"],  # noqa: ARG002
+    ) -> int | None:
+        """Not known."""
+        return None
+
+    def places(self, points: Sequence[Point], query: Vector, *, sections: bool) -> dict[str, Place]:
+        """In one request, for the sections that name one of these chunks."""
+        ids = sorted({point.id for point in points})
+        documents = sorted({name for point in points if (name := self.document(point.payload)) is not None})
+        if not sections or not documents:
+            return {}
+        where = Where({**self.match, "level": 1}, documents=documents, members=ids)
+        found = self._backend.nearest(
+            "merged", query, len(ids), where, exact=True, payload=[CHUNKS, "position"]
+        )
+        return {
+            point_id: Place(scored.point.payload["position"] + offset, scored.score)
+            for scored in found
+            for offset, point_id in enumerate(scored.point.payload[CHUNKS])
+        }
+
+    def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
+        """By the ids that each section names."""
+        wanted = {point.id: list(point.payload[CHUNKS]) for point in merged}
+        text = self._reading.text
+        return _payloads(self._backend, wanted, [text.partition(".")[0]]) if text else {}
+
+
+def _payloads(
+    backend: Backend, wanted: Mapping[str, Sequence[str]], keys: list[str]
+) -> dict[str, list[Payload]]:
+    ids: Iterable[str] = (point_id for own in wanted.values() for point_id in own)
+    stored = backend.fetch("chunks", list(ids), payload=keys) if wanted else {}
+    return {
+        name: [stored[point_id].payload for point_id in own if point_id in stored]
+        for name, own in wanted.items()
+    }

@@ -1,0 +1,221 @@
+"""The points of the companion over documents whose chunk points another application wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from merger_plugins._batching import unit
+from merger_plugins._types import Matrix, Vector
+from merger_plugins.errors import InputError
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.context import REACH
+from merger_plugins.stores.backend import Payload, Point
+from merger_plugins.stores.foreign import CHUNK, CHUNKS, CONTEXTUAL_KIND, Edition
+from merger_plugins.stores.planning import SOURCES, root_level
+from merger_plugins.stores.records import METADATA, SCHEMA, PointIds
+from merger_plugins.stores.spool import Gathered
+from merger_plugins.tree import RollingMerge, frontier
+
+
+@dataclass(frozen=True, eq=False)
+class Woven:
+    """What is to be written for some documents, in this order.
+
+    Attributes:
+        contextual: points with the contextual vector and no other, their ids those of the chunk points where
+            the vectors belong there, else of points of the companion.
+        sections: of level 1.
+        roots: one a document.
+    """
+
+    contextual: list[Point]
+    sections: list[Point]
+    roots: list[Point]
+
+
+class Weaver:
+    """Merges documents of a spool.
+
+    Args:
+        merger: makes the merges.
+        edition: what they belong to.
+        ids: of its points.
+        read: rows of the spool -> (n, d) vectors.
+        block: how many chunks to hold in memory at once.
+    """
+
+    def __init__(
+        self,
+        merger: SequenceMerger,
+        edition: Edition,
+        ids: PointIds,
+        read: Callable[[Sequence[int]], Matrix],
+        *,
+        block: int,
+    ) -> None:
+        self.merger = merger
+        self.edition = edition
+        self.ids = ids
+        self._read = read
+        self._block = max(block // merger.fanout, 1) * merger.fanout
+
+    def weave(self, documents: Sequence[Gathered]) -> Iterator[Woven]:
+        """The points of documents, which together have about `block` chunks; of a long one, part by part.
+
+        Raises:
+            InputError: chunks of a document cancel out.
+        """
+        if len(documents) == 1 and (len(documents[0]) > self._block or not self._is_flat(documents[0])):
+            yield from self._long(documents[0])
+            return
+        short = [document for document in documents if self._is_flat(document)]
+        if short:
+            yield self._short(short)
+        for document in documents:
+            if not self._is_flat(document):
+                yield from self._long(document)
+
+    def stale(self, document: Gathered | None, name: str, before: int) -> list[str]:
+        """Ids of points that a document has no more.
+
+        Args:
+            document: as it is now; None where it is gone.
+            name: its name.
+            before: how many chunks it had.
+        """
+        now = len(document) if document is not None else 0
+        ids = [
+            self.ids.section(name, 1, index)
+            for index in range(self._sections_of(now), self._sections_of(before))
+        ]
+        if self.edition.reading.contextual == "companion":
+            ids += [self.ids.chunk(name, place) for place in range(now, before)]
+        return ids
+
+    def _is_flat(self, document: Gathered) -> bool:
+        """Whether the tree reads the chunks themselves, so that many documents can be merged at once."""
+        merger = self.merger
+        covering = frontier(len(document), merger.fanout, lazy=merger._lazy_carry)
+        return len(covering) == 1 and self.edition.reading.contextual == "none"
+
+    def _sections_of(self, chunks: int) -> int:
+        fanout = self.merger.fanout
+        return -(-chunks // fanout) if chunks >= fanout else 0
+
+    def _short(self, documents: Sequence[Gathered]) -> Woven:
+        fanout = self.merger.fanout
+        vectors = self._read([row for document in documents for row in document.rows])
+        sequences: list[Matrix] = []
+        masses: list[Vector] = []
+        owners: list[tuple[Gathered, int | None]] = []
+        first = 0
+        for document in documents:
+            own, weights = vectors[first : first + len(document)], np.array(document.masses, np.float32)
+            first += len(document)
+            for index in range(self._sections_of(len(document))):
+                part = slice(index * fanout, (index + 1) * fanout)
+                sequences.append(own[part])
+                masses.append(weights[part])
+                owners.append((document, index))
+            sequences.append(own)
+            masses.append(weights)
+            owners.append((document, None))
+        try:
+            merged = self.merger.merge_many(sequences, masses=masses)
+        except InputError as error:
+            if len(documents) == 1:
+                raise InputError(f"The document {documents[0].name!r} cannot be merged: {error}") from error
+            parts = [self._short([document]) for document in documents]
+            raise AssertionError(f"{len(parts)} documents merge one by one, but not together") from error
+        woven = Woven([], [], [])
+        for (document, section), vector in zip(owners, merged, strict=True):
+            if section is None:
+                woven.roots.append(self._root(document, vector))
+            else:
+                woven.sections.append(self._section(document, section, vector))
+        return woven
+
+    def _long(self, document: Gathered) -> Iterator[Woven]:
+        """Read once for the root and the sections, and again where contextual vectors are wanted."""
+        merger, fanout = self.merger, self.merger.fanout
+        weights = np.array(document.masses, np.float32)
+        rolling = RollingMerge(merger, history=False)
+        sections = self._sections_of(len(document))
+        for start in range(0, len(document), self._block):
+            stop = min(start + self._block, len(document))
+            vectors, own = self._read(document.rows[start:stop]), weights[start:stop]
+            rolling.extend(vectors, masses=own)
+            if not sections:
+                continue
+            cuts = range(0, stop - start, fanout)
+            merged = merger.merge_many(
+                [vectors[cut : cut + fanout] for cut in cuts],
+                masses=[own[cut : cut + fanout] for cut in cuts],
+            )
+            made = [
+                self._section(document, start // fanout + index, vector)
+                for index, vector in enumerate(merged)
+            ]
+            yield Woven([], made, [])
+        if self.edition.reading.contextual != "none":
+            direction = unit(rolling._root_direction()[None])[0]
+            for start in range(0, len(document), self._block):
+                yield Woven(self._contextual(document, start, direction, weights), [], [])
+        try:
+            root = rolling.vector
+        except InputError as error:
+            raise InputError(f"The document {document.name!r} cannot be merged: {error}") from error
+        yield Woven([], [], [self._root(document, root)])
+
+    def _contextual(self, document: Gathered, start: int, direction: Vector, weights: Vector) -> list[Point]:
+        """Contextual vectors of the chunks from `start` on, a block of them."""
+        stop = min(start + self._block, len(document))
+        low, high = max(start - REACH, 0), min(stop + REACH, len(document))
+        leaves = self.merger._leaves(self._read(document.rows[low:high]))
+        relative = weights[low:high] / np.float32(weights.mean(dtype=np.float64))
+        made = self.merger._contextual(leaves, direction, relative, None)[start - low : stop - low]
+        if self.edition.reading.contextual == "named":
+            return [
+                Point(point_id, {}, contextual=vector)
+                for point_id, vector in zip(document.ids[start:stop], made, strict=True)
+            ]
+        return [
+            Point(
+                self.ids.chunk(document.name, place),
+                self._payload(document, CONTEXTUAL_KIND, 0, place, place + 1) | {CHUNK: document.ids[place]},
+                vector,
+            )
+            for place, vector in zip(range(start, stop), made, strict=True)
+        ]
+
+    def _section(self, document: Gathered, index: int, vector: Vector) -> Point:
+        start = index * self.merger.fanout
+        stop = min(start + self.merger.fanout, len(document))
+        payload = self._payload(document, "section", 1, start, stop) | {CHUNKS: document.ids[start:stop]}
+        return Point(self.ids.section(document.name, 1, index), payload, vector)
+
+    def _root(self, document: Gathered, vector: Vector) -> Point:
+        count = len(document)
+        payload = self._payload(document, "root", root_level(count, self.merger.fanout), 0, count)
+        payload |= {"content": document.content, "source": SOURCES[False], "writing": False}
+        if not self._sections_of(count):
+            payload[CHUNKS] = document.ids
+        return Point(self.ids.root(document.name), payload, vector)
+
+    def _payload(self, document: Gathered, kind: str, level: int, start: int, stop: int) -> Payload:
+        return {
+            "schema": SCHEMA,
+            "kind": kind,
+            "document_id": document.name,
+            "level": level,
+            "position": start,
+            "stop": stop,
+            "mass": float(sum(document.masses[start:stop])),
+            "count": stop - start,
+            "fingerprint": self.merger.fingerprint,
+            "edition": self.edition.name,
+            METADATA: document.metadata,
+        }
