@@ -76,6 +76,7 @@ class AsyncMergedStore:
     inspect = _awaitable(MergedStore.inspect)
     calibrate = _awaitable(MergedStore.calibrate)
     rebuild = _awaitable(MergedStore.rebuild)
+    backfill = _awaitable(MergedStore.backfill)
 
     async def documents(self) -> AsyncIterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -17,8 +16,9 @@ from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores.backend import Backend, Payload, Point, VectorForm, Where
 from merger_plugins.stores.documents import words
+from merger_plugins.stores.filling import GROWTH, Backfilled, Left, Order
 from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading, found
-from merger_plugins.stores.layouts import Wanted, recognised
+from merger_plugins.stores.layouts import recognised
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, drop_statistics, resolved, write_statistics
 from merger_plugins.stores.spool import Chunk, Gathered, Spool
@@ -26,123 +26,10 @@ from merger_plugins.stores.weaving import Weaver, Woven
 
 T = TypeVar("T")
 
-Stage = Literal["reading", "calibrating", "merging"]
-Calibrate = bool | None
-
 _SAMPLE = 1_000
 _PAGE = 1_000
 _FLOATS_AT_ONCE = 1_000_000
 _DELETED_AT_ONCE = 1_000
-_EXAMPLES = 3
-
-GROWTH = 1.5
-"""A collection is calibrated again once it has this many times the chunks it was calibrated on."""
-
-
-@dataclass(frozen=True)
-class BackfillProgress:
-    """How far a back-fill is.
-
-    Attributes:
-        stage: ``"reading"``, ``"calibrating"`` or ``"merging"``, in this order.
-        done: chunks that are done in this stage.
-        total: chunks in all.
-    """
-
-    stage: Stage
-    done: int
-    total: int
-
-
-@dataclass
-class Left:
-    """Points that were left out, by what they lack.
-
-    Attributes:
-        counts: what -> number of points.
-        examples: what -> ids of the first ones.
-    """
-
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, what: str, point_id: str) -> None:
-        """Count a point."""
-        self.counts[what] = self.counts.get(what, 0) + 1
-        if self.counts[what] <= _EXAMPLES:
-            self.examples.setdefault(what, []).append(point_id)
-
-    def __str__(self) -> str:
-        return "; ".join(
-            f"{count:,} without {what} (such as {', '.join(self.examples[what])})"
-            for what, count in self.counts.items()
-        )
-
-
-@dataclass(frozen=True)
-class Backfilled:
-    """What a back-fill did.
-
-    Attributes:
-        collection: its name.
-        layout: what wrote it: ``"LangChain"``, ``"LlamaIndex"`` or ``"flat"``.
-        group_by: the field that names a chunk's document.
-        order_by: the fields that order its chunks; none for the order of ids.
-        vector: name of the chunk vector; ``""`` for the one without a name.
-        chunks: chunk points that belong to a document.
-        documents: documents.
-        merged: documents that were merged now; the others were done before.
-        removed: documents that were done before and are gone from the collection.
-        left_out: what points lack -> how many were left out for it.
-        ties: points that share their place in their document with another; these are in the order of ids.
-        calibration_vectors: how many chunk vectors the calibration saw; 0 for none.
-        fingerprint: of the merger.
-    """
-
-    collection: str
-    layout: str
-    group_by: str
-    order_by: tuple[str, ...]
-    vector: str
-    chunks: int
-    documents: int
-    merged: int
-    removed: int
-    left_out: dict[str, int]
-    ties: int
-    calibration_vectors: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Order:
-    """A back-fill to be done.
-
-    Attributes:
-        wanted: how to read the collection.
-        base: the merger that was passed in; None for one that knows nothing of the embedding model.
-        others: mergers that may have made what is there, where none was passed in.
-        calibrate: whether to calibrate on the collection. None calibrates a `CalibratedMerger` that has no
-            statistics of its own, the first time and once the collection has `GROWTH` times the chunks.
-        skip_missing: whether to leave out points that lack a field or a vector, in place of an error.
-        anew: whether another reading or merger than before may take over.
-        scratch: folder for temporary files.
-        progress: called after every batch.
-    """
-
-    wanted: Wanted = field(default_factory=Wanted)
-    base: SequenceMerger | None = None
-    others: tuple[SequenceMerger, ...] = ()
-    calibrate: Calibrate = None
-    skip_missing: bool = False
-    anew: bool = False
-    scratch: str | os.PathLike[str] | None = None
-    progress: Callable[[BackfillProgress], object] | None = None
-
-    def report(self, stage: Stage, done: int, total: int) -> None:
-        """Tell how far it is."""
-        if self.progress is not None:
-            self.progress(BackfillProgress(stage, done, max(done, total)))
 
 
 def backfill(backend: Backend, order: Order) -> Backfilled:
@@ -165,7 +52,7 @@ class _Run:
         self.backend = backend
         self.order = order
         self.vectors, self.settings, self.foreign = _opened(backend)
-        self._replaces = self.foreign is not None
+        self._sweeps = False
         self._fanout = 0
 
     def run(self) -> Backfilled:
@@ -191,7 +78,7 @@ class _Run:
             self._fanout = merger.fanout
             self._begin(edition, dimension)
             documents, merged, removed = self._merge(spool, edition, merger)
-            self._finish()
+            self._finish(spool, edition)
             return Backfilled(
                 collection=backend.collection,
                 layout=reading.layout,
@@ -211,9 +98,10 @@ class _Run:
     # -- reading ---------------------------------------------------------------------------------------
 
     def _reading(self) -> Reading:
-        stored = self.foreign and self.foreign.edition.reading
-        if self.foreign and self.foreign.pending and not self.order.anew:
-            stored = self.foreign.pending.reading
+        stored: Reading | None = None
+        if self.foreign is not None:
+            begun = None if self.order.anew else self.foreign.pending
+            stored = (begun or self.foreign.edition).reading
         if stored is not None and self.order.wanted.agrees(stored):
             return stored
         if stored is not None and not self.order.anew:
@@ -322,26 +210,38 @@ class _Run:
         """Say what is being made, before the first point of it."""
         self.backend.create(dimension, contextual=False)
         foreign = self.foreign or Foreign()
+        self._sweeps = foreign.pending is not None or foreign.current not in (None, edition)
         if edition not in (foreign.current, foreign.pending):
             self._save(Foreign(foreign.current, edition))
 
-    def _finish(self) -> None:
+    def _before_writing(self, edition: Edition) -> None:
+        """Where what is searched is about to change, leave a note that is there until all of it has."""
+        if self.foreign is not None and self.foreign.pending is None:
+            self._save(Foreign(edition, edition))
+
+    def _finish(self, spool: Spool, edition: Edition) -> None:
         """Let searches answer from what was made, then drop what they answered from before."""
-        assert self.foreign is not None
-        made = self.foreign.pending
-        if made is None:
+        if self.foreign is None or self.foreign == Foreign(edition, None):
             return
-        self._save(Foreign(made, made))
-        stale = (
+        if self.foreign.current != edition or self.foreign.pending != edition:
+            self._save(Foreign(edition, edition))
+        if self._sweeps:
+            self._sweep(spool, edition)
+            drop_statistics(self.backend, keep=edition.fingerprint if edition.pieces else None)
+        self._save(Foreign(edition, None))
+
+    def _sweep(self, spool: Spool, edition: Edition) -> None:
+        """Remove other editions, and what an interrupted call left of this one."""
+        keys = ["edition", "document_id", "position"]
+        stale = [
             point.id
             for kind in ("root", "section", CONTEXTUAL_KIND)
-            for point in self.backend.scan("merged", Where({"kind": kind}), payload=["edition"])
-            if point.payload.get("edition") != made.name
-        )
-        for ids in _in_lots(list(stale) if self._replaces else [], _DELETED_AT_ONCE):
+            for point in self.backend.scan("merged", Where({"kind": kind}), payload=keys)
+            if point.payload.get("edition") != edition.name
+            or point.payload["position"] >= spool.size_of(point.payload["document_id"])
+        ]
+        for ids in _in_lots(stale, _DELETED_AT_ONCE):
             self.backend.delete("merged", ids)
-        drop_statistics(self.backend, keep=made.fingerprint if made.pieces else None)
-        self._save(Foreign(made, None))
 
     def _save(self, foreign: Foreign) -> None:
         edition = foreign.edition
@@ -372,9 +272,11 @@ class _Run:
                 if not same
                 for point_id in weaver.stale(document, document.name, before)
             ]
-            if stale:
-                self.backend.delete("merged", stale)
+            spool.note(batch)
             if changed:
+                self._before_writing(edition)
+                if stale:
+                    self.backend.delete("merged", stale)
                 for woven in weaver.weave(changed):
                     self._write(woven, edition)
             documents += len(batch)
@@ -383,6 +285,7 @@ class _Run:
             self.order.report("merging", done, spool.chunks)
         removed = 0
         for name in spool.gone():
+            self._before_writing(edition)
             self.backend.delete_document("merged", name)
             removed += 1
         return documents, merged, removed

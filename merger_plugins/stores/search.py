@@ -116,6 +116,11 @@ def search(
     return [_merged_hit(scored, "document") for scored in found]
 
 
+def any_merged(hits: Iterable[Hit]) -> bool:
+    """Whether merged vectors had a part in any of these hits."""
+    return any(hit.parts is None or hit.parts.section or hit.parts.root for hit in hits)
+
+
 def checked_level(level: str, *, contextual: bool) -> None:
     """Refuse a level that there is not.
 

@@ -123,7 +123,7 @@ class Spool:
             f"mass REAL, digest BLOB, metadata TEXT{keys_sql})"
         )
         self._db.execute("CREATE TABLE known (document TEXT PRIMARY KEY, content TEXT, stop INTEGER)")
-        self._db.execute("CREATE TABLE made (document TEXT PRIMARY KEY, content TEXT)")
+        self._db.execute("CREATE TABLE made (document TEXT PRIMARY KEY, size INTEGER)")
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +150,7 @@ class Spool:
         ]
         marks = ", ".join("?" * (7 + 2 * self._keys))
         with self._disk():
-            data = memoryview(np.ascontiguousarray(matrix)).cast("B")
+            data = memoryview(matrix.tobytes())
             while data:
                 data = data[self._file.write(data) :]
             self._db.execute("BEGIN")
@@ -206,6 +206,20 @@ class Spool:
         ).fetchone()
         return (False, 0) if row is None else (row[0] == document.content, row[1])
 
+    def note(self, documents: Iterable[Gathered]) -> None:
+        """Keep how many chunks documents have."""
+        with self._disk():
+            self._db.execute("BEGIN")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO made VALUES (?, ?)", [(one.name, len(one)) for one in documents]
+            )
+            self._db.execute("COMMIT")
+
+    def size_of(self, document: str) -> int:
+        """How many chunks a document has, as noted; 0 where there is no such document."""
+        row = self._db.execute("SELECT size FROM made WHERE document = ?", (document,)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def gone(self) -> Iterator[str]:
         """Documents that are known and have no chunk any more."""
         rows = self._db.execute(
@@ -228,7 +242,7 @@ class Spool:
     def _row(self, row: int, chunk: Chunk, vector: Vector) -> tuple[Any, ...]:
         metadata = json.dumps(chunk.metadata, sort_keys=True, default=str)
         said = json.dumps([chunk.id, chunk.text, list(chunk.order)])
-        digest = blake2b(vector, digest_size=16)
+        digest = blake2b(vector.tobytes(), digest_size=16)
         digest.update(said.encode())
         digest.update(metadata.encode())
         keys: list[Any] = []

@@ -108,6 +108,14 @@ class StoreState:
         self._merger, self.layout, self.settings, self.foreign = None, None, None, None
         self.backend.form = ChunkForm()
 
+    def switched(self) -> bool:
+        """Whether a back-fill of this collection made what was opened here obsolete; opens what it made."""
+        if self.foreign is None:
+            return False
+        before = self.foreign.edition.name
+        self.forget()
+        return self.open().foreign is not None and self.foreign.edition.name != before
+
     def chunks(self) -> ChunkPoints:
         """The chunk points, as searches read them."""
         if self.foreign is not None:

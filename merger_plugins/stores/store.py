@@ -19,7 +19,7 @@ from merger_plugins.mergers.loading import load_merger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.appending import append
 from merger_plugins.stores.backend import Backend
-from merger_plugins.stores.backfill import Backfilled, BackfillProgress, Order, backfill
+from merger_plugins.stores.backfill import backfill
 from merger_plugins.stores.documents import (
     Document,
     Ingested,
@@ -29,6 +29,7 @@ from merger_plugins.stores.documents import (
     prepared,
     words,
 )
+from merger_plugins.stores.filling import Backfilled, BackfillProgress, Order
 from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.ingestion import ingest
 from merger_plugins.stores.layouts import Wanted
@@ -37,6 +38,7 @@ from merger_plugins.stores.search import (
     FusionWeights,
     Hit,
     SearchLevel,
+    any_merged,
     checked_level,
     search,
 )
@@ -302,17 +304,16 @@ class MergedStore:
             if state.settings is None:
                 return []
             state.check()
-        return search(
-            self._backend,
-            state.chunks(),
-            vector,
-            k,
-            level,
-            filter=filter,
-            weights=weights or FusionWeights(),
-            per_document=group_by_document,
-            oversampling=oversampling,
-        )
+        options: dict[str, Any] = {
+            "filter": filter,
+            "weights": weights or FusionWeights(),
+            "per_document": group_by_document,
+            "oversampling": oversampling,
+        }
+        hits = search(self._backend, state.chunks(), vector, k, level, **options)
+        if level != "chunk" and not any_merged(hits) and state.switched():
+            hits = search(self._backend, state.chunks(), vector, k, level, **options)
+        return hits
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""
