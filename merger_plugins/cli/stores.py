@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from merger_plugins.errors import StoreError
 
 if TYPE_CHECKING:
+    from merger_plugins.mergers.base import SequenceMerger
     from merger_plugins.qdrant import QdrantStore
 
 KEY_VARIABLE = "QDRANT_API_KEY"
@@ -31,7 +32,7 @@ def opened(location: str, collection: str, *, create: bool = False) -> Iterator[
     """
     from merger_plugins.qdrant import QdrantStore
 
-    server = location.startswith(("http://", "https://"))
+    server = _is_url(location)
     if not server and not create and not Path(location).is_dir():
         raise StoreError(f"There is no store in {location}. {_REMEDY}")
     client = _client(location) if server and os.environ.get(KEY_VARIABLE) else None
@@ -47,6 +48,42 @@ def opened(location: str, collection: str, *, create: bool = False) -> Iterator[
         store.close()
         if client is not None:
             client.close()
+
+
+@contextmanager
+def connected(
+    location: str, collection: str, *, merger: SequenceMerger | None = None
+) -> Iterator[QdrantStore]:
+    """A store over a collection that another application wrote, closed afterwards; nothing is opened yet.
+
+    Args:
+        location: a folder, or a URL that begins with http.
+        collection: its name.
+        merger: for the store.
+
+    Raises:
+        StoreError: there is no such folder.
+        MissingExtraError: the Qdrant client is not installed.
+    """
+    from merger_plugins.qdrant import QdrantStore
+
+    server = _is_url(location)
+    if not server and not Path(location).is_dir():
+        raise StoreError(
+            f"There is no folder {location}. Name the folder that your application passes to Qdrant, or the "
+            "URL of the server: --store."
+        )
+    client = _client(location) if server and os.environ.get(KEY_VARIABLE) else None
+    try:
+        with QdrantStore(client or location, collection, merger=merger) as store:
+            yield store
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
 
 
 _REMEDY = "Run: merger-plugins ingest PATHS, or name another with --store and --collection."
