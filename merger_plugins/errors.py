@@ -16,6 +16,7 @@
     ├── StoreError                       a vector store refused, or holds something unexpected
     │   ├── StoreUnavailableError        the server does not answer
     │   ├── StoreFullError               no space is left
+    │   ├── ConflictError                another writer is at work on the same document
     │   └── StoreVersionError            written by a newer version of this package
     └── MissingExtraError (ImportError)  an optional package is not installed
 
@@ -77,6 +78,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreFullError(StoreError):
     """The vector store has no space left."""
+
+
+class ConflictError(StoreError):
+    """Another writer changes the same document, or left it half written."""
 
 
 class StoreVersionError(StoreError):

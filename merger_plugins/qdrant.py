@@ -217,12 +217,12 @@ class QdrantBackend(Backend):
         with self._errors() as client:
             if not client.collection_exists(self.collection):
                 config = {CHUNK: params, CONTEXTUAL: params} if contextual else params
-                client.create_collection(self.collection, vectors_config=config)
+                _create(client, self.collection, config)
                 self._named, self._raw = contextual, CHUNK if contextual else ""
                 if not _embedded(client):
                     client.create_payload_index(self.collection, "document_id", _INDEXES["document_id"])
             if not client.collection_exists(self.companion):
-                client.create_collection(self.companion, vectors_config=params)
+                _create(client, self.companion, params)
             if not _embedded(client):  # it has no indexes
                 for key, schema in _INDEXES.items():
                     client.create_payload_index(self.companion, key, schema)
@@ -293,11 +293,6 @@ class QdrantBackend(Backend):
             for swap in swaps
         ]
 
-    def patch(self, shelf: Shelf, ids: Sequence[str], payload: Payload) -> None:
-        """In one request."""
-        with self._errors() as client:
-            client.set_payload(self._name(shelf), payload, points=list(ids), wait=True)
-
     def delete(self, shelf: Shelf, ids: Sequence[str], *, below: int | None = None) -> None:
         """In requests of 1,000 ids."""
         for start in range(0, len(ids), _IDS_AT_ONCE):
@@ -349,7 +344,9 @@ class QdrantBackend(Backend):
                     limit=_IDS_AT_ONCE,
                     offset=offset,
                     with_payload=payload,
-                    with_vectors=([self._raw] if self._named and shelf == "chunks" else True) if vectors else False,
+                    with_vectors=([self._raw] if self._named and shelf == "chunks" else True)
+                    if vectors
+                    else False,
                 )
             for record in records:
                 yield self._point(shelf, record)
@@ -473,6 +470,14 @@ class QdrantBackend(Backend):
         return StoreError(f"Qdrant in {self.place} failed: {text or error!r}")
 
 
+def _create(client: QdrantClient, collection: str, vectors: Any) -> None:
+    try:
+        client.create_collection(collection, vectors_config=vectors)
+    except UnexpectedResponse as error:
+        if error.status_code != 409:  # another writer made it just now
+            raise
+
+
 def _lock_of(client: QdrantClient) -> Any:
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(client, RLock())
@@ -581,8 +586,7 @@ def _filter(where: Where, form: ChunkForm = OWN_FORM, shelf: Shelf = "merged") -
     elif isinstance(where.filter, Mapping):
         inside = form.metadata if shelf == "chunks" else METADATA
         must += [
-            _condition(str(key), value, f"{inside}." if inside else "")
-            for key, value in where.filter.items()
+            _condition(str(key), value, f"{inside}." if inside else "") for key, value in where.filter.items()
         ]
     elif where.filter is not None:
         raise InputError(
@@ -598,9 +602,7 @@ def _one_of(key: str, documents: Sequence[str]) -> Any:
     numbers = [int(name) for name in documents if name.isdecimal() and len(name) < 19]
     if key == OWN_FORM.document or not numbers:
         return names
-    return models.Filter(
-        should=[names, models.FieldCondition(key=key, match=models.MatchAny(any=numbers))]
-    )
+    return models.Filter(should=[names, models.FieldCondition(key=key, match=models.MatchAny(any=numbers))])
 
 
 def _moved(condition: Any, inside: str | None) -> Any:

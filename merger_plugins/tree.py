@@ -111,11 +111,12 @@ class RollingMerge:
                 was added.
         """
         array = as_matrix(vectors, self._dimension)
-        mass = _weights(masses, len(array))
+        mass = checked_masses(masses, len(array))
         self._extend_leaves(self.merger._leaves(array), mass)
 
     def _extend_leaves(self, directions: Matrix, mass: Vector) -> None:
-        leaves = Nodes(directions * mass[:, None], mass, np.ones(len(mass), np.int64))
+        """Add leaves at the end, as a merger's `_leaves` gives them; one of mass 0 is an empty place."""
+        leaves = Nodes(directions * mass[:, None], mass, (mass > 0).astype(np.int64))
         if not self._levels:
             self._levels = [Level.empty(directions.shape[1])]
         start = self.places
@@ -141,7 +142,7 @@ class RollingMerge:
             if not leaf.counts[0]:
                 raise InputError(f"place {place} is empty, so it has no mass to keep: pass mass=.")
             mass = float(leaf.masses[0])
-        weight = _weights([mass], 1)
+        weight = checked_masses([mass], 1)
         directions = self.merger._leaves(array[None])
         self._set(place, Nodes(directions * weight[:, None], weight, np.ones(1, np.int64)))
 
@@ -466,7 +467,12 @@ class RollingMerge:
         return vectors[start - low : stop - low]
 
 
-def _weights(masses: MassesLike | None, count: int) -> Vector:
+def checked_masses(masses: MassesLike | None, count: int) -> Vector:
+    """(count,) masses that a tree can add up; ones for None.
+
+    Raises:
+        InputError: not finite, below `LEAST_MASS` or above `MOST_MASS`, or another number of them.
+    """
     checked = as_masses(masses, count)
     outside = checked[(checked < LEAST_MASS) | (checked > MOST_MASS)]
     if len(outside):

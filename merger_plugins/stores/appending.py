@@ -2,107 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from merger_plugins.errors import StoreError
-from merger_plugins.stores.backend import Payload, Point
+from merger_plugins._types import Vector
+from merger_plugins.stores.backend import Payload, Point, Where
+from merger_plugins.stores.changes import Change, begin, complete, planned, settled, tree_of
+from merger_plugins.stores.commits import Tries, alone, next_version
+from merger_plugins.stores.desk import Desk, chunk_points
 from merger_plugins.stores.documents import Ingested, Piece, Prepared
-from merger_plugins.stores.ingestion import Desk, chunk_points
-from merger_plugins.stores.planning import Covering, Head, Plan, extended, is_conversation, renewal_of, whole
-from merger_plugins.stores.records import METADATA, content_hash
+from merger_plugins.stores.planning import Plan, is_conversation
+from merger_plugins.stores.records import CONTENT_KEYS, METADATA, TURN, content_hash
 
 
-def append(desk: Desk, document_id: str, pieces: list[Piece]) -> Ingested:
-    """Add pieces at the end of a conversation or document; the first ones begin a conversation.
-
-    Raises:
-        StoreError: the database fails, an ingestion of this document was interrupted, or a point is missing.
-        FingerprintError: the store holds vectors of another merger.
-        InputError: vectors that cannot be stored.
-    """
-    root = desk.lookup([desk.ids.root(document_id)]).get(desk.ids.root(document_id))
-    if root is not None and root.payload["writing"]:
-        raise StoreError(
-            f"Replacing {document_id!r} was interrupted, so that it mixes two versions. Ingest it again "
-            "before you append to it."
-        )
-    places = root.payload["stop"] if root else 0
-    texts = [piece.embed for piece in pieces if piece.embed is not None]
-    made = iter(desk.embed(texts) if texts else ())
-    rows = [piece.vector if piece.vector is not None else next(made) for piece in pieces]
-    prepared = Prepared(document_id, _shared(root, pieces), pieces)
-    added = chunk_points(desk, prepared, rows, [None] * len(rows), places)
-    content = content_hash((point.payload for point in added), root.payload["content"] if root else "")
-    head = Head(document_id, content, root is None or is_conversation(root), prepared.metadata)
-    if root is None:
-        end = desk.end(document_id, 0)
-        plan = whole(desk.ids, desk.merger, head, added, contextual=desk.contextual)
-    else:
-        plan, end = _extended(desk, head, root, added)
-    desk.write(plan)
-    stop = places + len(added)
-    deleted = _drop_beyond(desk, document_id, stop, end) if end > stop else 0
-    return Ingested(document_id, stop, len(texts), len(plan.chunks) + len(plan.merged), deleted)
-
-
-def _shared(root: Point | None, pieces: Sequence[Piece]) -> Payload:
-    """The metadata that all chunks of a document have in common."""
-    first: Payload = root.payload[METADATA] if root else pieces[0].payload[METADATA]
-    return {
-        key: value
-        for key, value in first.items()
-        if all(key in p.payload[METADATA] and p.payload[METADATA][key] == value for p in pieces)
-    }
-
-
-def _extended(desk: Desk, head: Head, root: Point, added: Sequence[Point]) -> tuple[Plan, int]:
-    """What to write, and the position after the last chunk that is stored already."""
-    places = root.payload["stop"]
-    covering = Covering.of(places, desk.merger, contextual=desk.contextual)
-    leaves = desk.chunk_ids(head.document_id, covering.leaves.start, places)
-    following = desk.ids.chunk(head.document_id, places)
-    stored = desk.backend.fetch("chunks", [*leaves, following], vectors=True)
-    # A chunk where the next one goes is what an interrupted call left behind.
-    end = desk.end(head.document_id, places) if following in stored else places
-    nodes = [desk.ids.section(head.document_id, level, index) for level, index in covering.nodes()]
-    if nodes:
-        stored |= desk.backend.fetch("merged", nodes)
-    renewal = renewal_of(root, head, desk.merger) if desk.contextual else None
-    plan = extended(desk.ids, desk.merger, head, covering, stored, added, renewal=renewal)
-    if plan is None:
-        (chunks,) = stored_chunks(desk, [(head.document_id, places)])
-        plan = whole(desk.ids, desk.merger, head, [*chunks, *added], contextual=True)
-    return plan, end
-
-
-def stored_chunks(desk: Desk, documents: Sequence[tuple[str, int]]) -> list[list[Point]]:
-    """All chunk points of documents, in reading order, with their vectors.
+def append(
+    desk: Desk,
+    document_id: str,
+    pieces: Sequence[Piece],
+    *,
+    turn_id: str | None = None,
+    conversation: bool = True,
+) -> Ingested:
+    """Add pieces at the end of a conversation or document; the first ones begin one.
 
     Args:
         desk: the store.
-        documents: id and number of chunks of each.
+        document_id: its name.
+        pieces: at least one, in reading order.
+        turn_id: the caller's name for these pieces: they are added once, however often it is called.
+        conversation: whether pieces that are the first ones begin a conversation, or else a document.
 
     Raises:
-        StoreError: a chunk is not there.
+        StoreError: the database fails, or a point is missing.
+        ConflictError: the document is being ingested, or that was interrupted; or other writers were faster
+            for too long.
+        FingerprintError: the store holds vectors of another merger.
+        InputError: vectors that cannot be stored.
     """
-    ids = [desk.chunk_ids(document_id, 0, places) for document_id, places in documents]
-    stored = desk.backend.fetch("chunks", [point_id for own in ids for point_id in own], vectors=True)
-    for own, (document_id, _) in zip(ids, documents, strict=True):
-        missing = [position for position, point_id in enumerate(own) if point_id not in stored]
-        if missing:
-            raise StoreError(
-                f"Chunk {missing[0]} of {document_id!r} is not in the store. Ingest the document again, or "
-                "delete it."
+    tries = Tries(desk.backend)
+    rows: list[Vector] | None = None
+    texts = [piece.embed for piece in pieces if piece.embed is not None]
+    with alone(desk.backend, [document_id]):
+        while True:
+            root, repeated = settled(
+                desk, document_id, tries, repeats=lambda change: _repeats(change, pieces, turn_id)
             )
-    return [[stored[point_id] for point_id in own] for own in ids]
+            if repeated or (turn_id is not None and _has(desk, document_id, turn_id)):
+                return Ingested(document_id, _chunks(root))
+            if rows is None:
+                made = iter(desk.embed(texts) if texts else ())
+                rows = [piece.vector if piece.vector is not None else next(made) for piece in pieces]
+            change = _change(desk, document_id, root, pieces, rows, turn_id, conversation)
+            plan = planned(desk, document_id, root, change)
+            if root is None:
+                plan = _with_leftovers(desk, document_id, plan, len(pieces))
+            version = next_version(*([root] if root else []))
+            begun = begin(desk, document_id, root, change, version)
+            if begun is not None:
+                complete(desk, begun, change, plan)
+                written = len(plan.chunks) + len(plan.merged)
+                deleted = len(plan.gone_chunks) + len(plan.gone_sections)
+                return Ingested(document_id, _chunks(plan.merged[-1]), len(texts), written, deleted)
+            tries.lost(document_id)
 
 
-def _drop_beyond(desk: Desk, document_id: str, places: int, end: int) -> int:
-    """Remove what was stored after the end of a document; returns how many points."""
+def shared(root: Point | None, payloads: Sequence[Payload]) -> Payload:
+    """The metadata that all chunks of a document have in common."""
+    first: Payload = root.payload[METADATA] if root else payloads[0][METADATA]
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in own[METADATA] and own[METADATA][key] == value for own in payloads)
+    }
+
+
+def _change(
+    desk: Desk,
+    document_id: str,
+    root: Point | None,
+    pieces: Sequence[Piece],
+    rows: Sequence[Vector],
+    turn_id: str | None,
+    conversation: bool,
+) -> Change:
+    places, _ = tree_of(root)
+    metadata = shared(root, [piece.payload for piece in pieces])
+    own = [piece if turn_id is None else piece.named(turn_id) for piece in pieces]
+    added = chunk_points(desk, Prepared(document_id, metadata, own), rows, [None] * len(rows), places)
+    return Change(
+        content_hash((point.payload for point in added), root.payload["content"] if root else ""),
+        metadata,
+        conversation if root is None else is_conversation(root),
+        dict(enumerate(added, places)),
+        turn_id,
+    )
+
+
+def _repeats(change: Change, pieces: Sequence[Piece], turn_id: str | None) -> bool:
+    """Whether a change that was left behind says the same, so that it is what this call is about to do."""
+    if turn_id is not None or change.turn is not None:
+        return change.turn == turn_id
+    added = [point for point in change.chunks.values() if point is not None]
+    return len(added) == len(change.chunks) == len(pieces) and all(
+        _content(point.payload) == _content(piece.payload) for point, piece in zip(added, pieces, strict=True)
+    )
+
+
+def _content(payload: Mapping[str, Any]) -> list[Any]:
+    return [payload.get(key) for key in CONTENT_KEYS]
+
+
+def _has(desk: Desk, document_id: str, turn_id: str) -> bool:
+    if not desk.exists():
+        return False
+    where = Where({"document_id": document_id, TURN: turn_id})
+    return any(True for _ in desk.backend.scan("chunks", where, payload=False))
+
+
+def _chunks(root: Point | None) -> int:
+    return 0 if root is None else root.payload["count"]
+
+
+def _with_leftovers(desk: Desk, document_id: str, plan: Plan, places: int) -> Plan:
+    """The plan of a new document, which also removes chunks of one that lost its root."""
+    end = desk.end(document_id, 0) if desk.exists() else 0
     kept = set(desk.section_ids(document_id, places))
     sections = [point_id for point_id in desk.section_ids(document_id, end) if point_id not in kept]
-    if sections:
-        desk.backend.delete("merged", sections)
-    chunks = desk.chunk_ids(document_id, places, end)[::-1]
-    desk.backend.delete("chunks", chunks)
-    return len(sections) + len(chunks)
+    return Plan(plan.chunks, plan.merged, desk.chunk_ids(document_id, places, end)[::-1], sections)

@@ -14,7 +14,7 @@ from merger_plugins._types import MassesLike, MatrixLike, Vector, VectorLike
 from merger_plugins.chunking import Chunk, Chunker
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.stores.backend import Payload
-from merger_plugins.stores.records import METADATA, SCHEMA, TEXT, plain, source_hash, without_none
+from merger_plugins.stores.records import METADATA, SCHEMA, TEXT, TURN, plain, source_hash, without_none
 
 CountTokens = Callable[[str], int]
 
@@ -79,6 +79,10 @@ class Piece:
     payload: Payload
     embed: str | None
     vector: Vector | None
+
+    def named(self, turn_id: str) -> Piece:
+        """The same piece with the caller's id of its turn."""
+        return Piece({**self.payload, TURN: turn_id}, self.embed, self.vector)
 
 
 def checked_id(document_id: object) -> str:
@@ -219,6 +223,37 @@ def pieces_of_turn(
         ]
     weight = as_masses([max(tokens, 1) if mass is None else mass], 1)[0]
     return [piece(turn, float(weight), **extra)]
+
+
+def replacement(
+    old: Payload,
+    chunk: str | VectorLike,
+    *,
+    text: str | None,
+    mass: float | None,
+    metadata: Mapping[str, Any] | None,
+    count: CountTokens,
+) -> Piece:
+    """The piece that takes another's place; what is not given stays: metadata, speaker, time, a vector's mass.
+
+    Raises:
+        EmptyInputError: no text.
+        InputError: as `pieces_of_turn`.
+    """
+    kept = old[METADATA] if metadata is None else plain(dict(metadata), "The metadata of the chunk")
+    speaker, time = old.get("speaker"), old.get("time")
+    if not isinstance(chunk, str):
+        before = old["mass"] if "hash" in old else 1.0  # else it is no chunk's payload, but a root's
+        weight = as_masses([before if mass is None else mass], 1)[0]
+        vector = as_vector(chunk)
+        return piece(text, float(weight), vector=vector, metadata=kept, speaker=speaker, time=time)
+    if text is not None:
+        raise InputError("text= belongs to a chunk that is a vector; this one is its own text.")
+    if not chunk.strip():
+        raise EmptyInputError("The chunk has no text; call remove() to leave its place empty.")
+    tokens = count(f"{speaker}: {chunk}" if speaker else chunk)
+    weight = as_masses([max(tokens, 1) if mass is None else mass], 1)[0]
+    return piece(chunk, float(weight), metadata=kept, speaker=speaker, time=time)
 
 
 def piece(

@@ -1,87 +1,32 @@
-"""How documents and turns get into the store: reading what is there, embedding, planning, writing."""
+"""How documents get into the store: reading what is there, embedding, planning, writing.
+
+Each document is claimed first, by a mark in its root, or by a claim in its place. Then chunks and sections are
+written and what is left over is removed; the new root comes last, and until then the old one is found. A
+writer that loses its claim to another one starts again from what that one left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from merger_plugins._batching import as_matrix, unit
-from merger_plugins._types import Matrix, Vector
+from merger_plugins._types import Vector
 from merger_plugins.errors import StoreError
-from merger_plugins.mergers.base import SequenceMerger
-from merger_plugins.stores.backend import Backend, Point
-from merger_plugins.stores.documents import Ingested, Prepared, placed
-from merger_plugins.stores.planning import Head, Plan, differs, is_conversation, section_keys, whole
-from merger_plugins.stores.records import META_ID, METADATA, PointIds, content_hash
-from merger_plugins.stores.settings import Settings, check
-
-_BLOCK = 64
-"""Chunk positions looked up at once when it is not known where a document ends."""
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What is needed to write into one store.
-
-    Attributes:
-        backend: the database.
-        ids: of the collection.
-        merger: the resolved one.
-        contextual: whether chunk points carry contextual vectors.
-        exists: whether anything was ingested before.
-        embed: texts -> (n, d) chunk vectors.
-        prepare: makes what is missing of the collections, for this dimension.
-    """
-
-    backend: Backend
-    ids: PointIds
-    merger: SequenceMerger
-    contextual: bool
-    exists: bool
-    embed: Callable[[Sequence[str]], Matrix]
-    prepare: Callable[[int], None]
-
-    def lookup(self, point_ids: Sequence[str]) -> dict[str, Point]:
-        """Roots by id, the store's settings checked on the way.
-
-        Raises:
-            FingerprintError: another merger has taken over in the meantime.
-        """
-        if not self.exists:
-            return {}
-        points = self.backend.fetch("merged", [META_ID, *point_ids])
-        settings = points.pop(META_ID, None)
-        if settings is not None:
-            check(Settings.of(settings), self.merger, self.backend.place)
-        return points
-
-    def write(self, plan: Plan) -> None:
-        """Write chunks, then sections and roots."""
-        if plan.chunks:
-            self.backend.write("chunks", plan.chunks)
-        if plan.merged:
-            self.backend.write("merged", plan.merged)
-
-    def chunk_ids(self, document_id: str, start: int, stop: int) -> list[str]:
-        """Ids of the chunks at these positions."""
-        return [self.ids.chunk(document_id, position) for position in range(start, stop)]
-
-    def section_ids(self, document_id: str, places: int, fanout: int | None = None) -> list[str]:
-        """Ids of the sections of a document of this many chunks."""
-        keys = section_keys(places, fanout or self.merger.fanout)
-        return [self.ids.section(document_id, level, index) for level, index in keys]
-
-    def end(self, document_id: str, start: int) -> int:
-        """The position after the document's last stored chunk, looked for from `start` on."""
-        while True:
-            block = self.chunk_ids(document_id, start, start + _BLOCK)
-            found = self.backend.fetch("chunks", block, payload=False)
-            present = [index for index, point_id in enumerate(block, 1) if point_id in found]
-            start += max(present, default=0)
-            if len(present) < _BLOCK:
-                return start
+from merger_plugins.stores.backend import Point, Swap
+from merger_plugins.stores.changes import Change, claim, is_claim, is_deletion, settled, sweep
+from merger_plugins.stores.commits import (
+    ABANDONED,
+    Tries,
+    alone,
+    next_version,
+    sealed,
+    stamped,
+    version_of,
+)
+from merger_plugins.stores.desk import Desk, chunk_points
+from merger_plugins.stores.documents import Ingested, Prepared
+from merger_plugins.stores.planning import Head, Plan, differs, is_conversation, whole
+from merger_plugins.stores.records import METADATA, content_hash
 
 
 @dataclass(eq=False)
@@ -93,7 +38,8 @@ class _Job:
         content: its `content_hash`.
         stored: its points in the store, vectors included.
         places: how many chunks the store has of it.
-        root: its root point in the store.
+        root: its root point, or a claim in its place.
+        unfinished: whether another writer had begun to replace it.
     """
 
     document: Prepared
@@ -101,6 +47,7 @@ class _Job:
     stored: Mapping[str, Point] = field(default_factory=dict)
     places: int = 0
     root: Point | None = None
+    unfinished: bool = False
 
     @property
     def known(self) -> dict[str, tuple[Vector, float]]:
@@ -130,13 +77,29 @@ def ingest(desk: Desk, documents: Sequence[Prepared]) -> list[Ingested]:
 
     Raises:
         StoreError: the database fails.
+        ConflictError: other writers were faster for too long.
         FingerprintError: the store holds vectors of another merger.
     """
     results: dict[str, Ingested] = {}
+    tries = Tries(desk.backend)
+    left = list(documents)
+    with alone(desk.backend, [document.id for document in documents]):
+        while left:
+            for result in _round(desk, left, tries):
+                results[result.document_id] = result
+            left = [document for document in left if document.id not in results]
+            if left:
+                tries.lost(left[0].id)
+    return [results[document.id] for document in documents]
+
+
+def _round(desk: Desk, documents: Sequence[Prepared], tries: Tries) -> list[Ingested]:
+    """Results of those documents that no other writer was faster with."""
+    results: list[Ingested] = []
     jobs = []
-    for job in _looked_up(desk, documents):
+    for job in _looked_up(desk, documents, tries):
         if _is_stored(job):
-            results[job.document.id] = Ingested(job.document.id, len(job.document.pieces))
+            results.append(Ingested(job.document.id, len(job.document.pieces)))
         else:
             jobs.append(job)
     texts = [job.missing() for job in jobs]
@@ -148,26 +111,32 @@ def ingest(desk: Desk, documents: Sequence[Prepared]) -> list[Ingested]:
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - an embedder raises errors of its own; they stay with the document
-            results[job.document.id] = Ingested(job.document.id, error=error)
+            results.append(Ingested(job.document.id, error=error))
         else:
             planned.append((job, plan, Ingested(job.document.id, len(job.document.pieces), len(own))))
-    for result in _write(desk, planned):
-        results[result.document_id] = result
-    return [results[document.id] for document in documents]
+    return [*results, *_write(desk, planned)] if planned else results
 
 
-def _looked_up(desk: Desk, documents: Sequence[Prepared]) -> list[_Job]:
+def _looked_up(desk: Desk, documents: Sequence[Prepared], tries: Tries) -> list[_Job]:
     """What the store holds of each document; in full where it holds another version."""
-    roots = desk.lookup([desk.ids.root(document.id) for document in documents])
+    ids = [desk.ids.root(document.id) for document in documents]
+    roots = desk.lookup(ids)
     # A chunk after the document's end is what an interrupted call left behind, or a longer version.
     ends = [desk.ids.chunk(document.id, len(document.pieces)) for document in documents]
-    beyond = desk.backend.fetch("chunks", ends, payload=False) if desk.exists else {}
+    beyond = desk.backend.fetch("chunks", ends, payload=False) if desk.exists() else {}
     jobs = []
-    for document, end in zip(documents, ends, strict=True):
+    for document, root_id, end in zip(documents, ids, ends, strict=True):
         job = _Job(document, content_hash(piece.payload for piece in document.pieces))
-        job.root = roots.get(desk.ids.root(document.id))
+        job.root = root = roots.get(root_id)
+        if root is not None and (Change.of(root) is not None or is_deletion(root)):
+            job.root, _ = settled(desk, document.id, tries, found=root)
+        elif root is not None and (is_claim(root) or root.payload["writing"]):
+            job.unfinished = True
+            if tries.waited(root, ABANDONED):
+                continue
         if end in beyond or (job.root is not None and not _is_stored(job)):
-            job.places = desk.end(document.id, job.root.payload["stop"] if job.root else 0)
+            known = job.root is not None and not is_claim(job.root)
+            job.places = desk.end(document.id, job.root.payload["stop"] if job.root and known else 0)
             job.stored = _stored(desk, document.id, job.places)
         jobs.append(job)
     return jobs
@@ -175,7 +144,7 @@ def _looked_up(desk: Desk, documents: Sequence[Prepared]) -> list[_Job]:
 
 def _is_stored(job: _Job) -> bool:
     """Whether the store holds exactly this document."""
-    if job.root is None or job.places > len(job.document.pieces):
+    if job.root is None or is_claim(job.root) or job.places > len(job.document.pieces):
         return False
     payload = job.root.payload
     return bool(
@@ -223,7 +192,8 @@ def _plan(desk: Desk, job: _Job, made: Mapping[str, Vector]) -> Plan:
     )
     head = Head(document.id, job.content, False, document.metadata)
     plan = whole(desk.ids, desk.merger, head, points, contextual=desk.contextual)
-    if not job.stored:
+    # A writer whose claim is taken over may still write: then nothing that is there can be relied on.
+    if not job.stored or (job.unfinished and not desk.backend.exclusive):
         return plan
     sections, root = plan.merged[:-1], plan.merged[-1]
     return Plan(
@@ -232,58 +202,47 @@ def _plan(desk: Desk, job: _Job, made: Mapping[str, Vector]) -> Plan:
     )
 
 
-def chunk_points(
-    desk: Desk,
-    document: Prepared,
-    rows: Sequence[Vector],
-    norms: Sequence[float | None],
-    start: int = 0,
-) -> list[Point]:
-    """Chunk points of a document's pieces, from a position on.
-
-    Args:
-        desk: the store.
-        document: the pieces.
-        rows: their vectors, of any length.
-        norms: the length of a vector before it was stored; None where `rows` still has it.
-        start: position of the first.
-
-    Raises:
-        InputError: not finite, zero, or of another dimension than the collection.
-    """
-    matrix = as_matrix(rows, what=f"The vectors of {document.id!r}")
-    desk.prepare(matrix.shape[1])
-    lengths = np.sqrt(np.einsum("nd,nd->n", matrix, matrix)).tolist()
-    ids = desk.chunk_ids(document.id, start, start + len(rows))
-    return [
-        Point(point_id, placed(piece, document.id, start + index, length if norm is None else norm), vector)
-        for index, (point_id, piece, vector, length, norm) in enumerate(
-            zip(ids, document.pieces, unit(matrix), lengths, norms, strict=True)
-        )
-    ]
-
-
 def _write(desk: Desk, planned: Sequence[tuple[_Job, Plan, Ingested]]) -> list[Ingested]:
-    """Chunks, then sections, then roots; then what is left over goes, the end of a document last."""
-    replaced = [desk.ids.root(job.document.id) for job, _, _ in planned if job.root is not None]
-    if replaced:
-        desk.backend.patch("merged", replaced, {"writing": True})
-    chunks = [point for _, plan, _ in planned for point in plan.chunks]
-    sections = [point for _, plan, _ in planned for point in plan.merged[:-1]]
-    roots = [plan.merged[-1] for _, plan, _ in planned]
-    desk.write(Plan(chunks, sections + roots))
+    """Results of those documents whose claim nobody else had, or took; what is left over of them goes."""
+    backend = desk.backend
+    version = next_version(*(job.root for job, _, _ in planned if job.root is not None))
+    claims = [
+        Swap(_claimed(desk, job, version), None if job.root is None else version_of(job.root))
+        for job, _, _ in planned
+    ]
+    planned = [one for one, mine in zip(planned, backend.swap(claims), strict=True) if mine]
     results, left_sections, left_chunks = [], [], []
     for job, plan, result in planned:
         kept = {*desk.section_ids(job.document.id, len(job.document.pieces)), desk.ids.root(job.document.id)}
         surplus = desk.chunk_ids(job.document.id, len(job.document.pieces), job.places)[::-1]
-        stale = [point.id for point in job.stored.values() if point.payload["level"] and point.id not in kept]
+        stale = [point.id for point in job.stored.values() if _is_section(point) and point.id not in kept]
         left_sections += stale
         left_chunks += surplus
         results.append(
             replace(result, written=len(plan.chunks) + len(plan.merged), deleted=len(stale) + len(surplus))
         )
+    chunks = [point for _, plan, _ in planned for point in plan.chunks]
+    sections = [point for _, plan, _ in planned for point in plan.merged[:-1]]
+    if chunks:
+        backend.write("chunks", stamped(chunks, version), below=version)
     if left_sections:
-        desk.backend.delete("merged", left_sections)
+        backend.delete("merged", left_sections, below=version)
     if left_chunks:
-        desk.backend.delete("chunks", left_chunks)
-    return results
+        backend.delete("chunks", left_chunks, below=version)
+    roots = [Swap(sealed(plan.merged[-1], version + 1), version) for _, plan, _ in planned]
+    done = backend.swap(roots, first=stamped(sections, version), below=version)
+    for (job, plan, _), mine in zip(planned, done, strict=True):
+        if not mine:
+            written = [point.id for point in plan.merged[:-1]]
+            sweep(desk, job.document.id, written, plan.chunks, version)
+    return [result for result, mine in zip(results, done, strict=True) if mine]
+
+
+def _claimed(desk: Desk, job: _Job, version: int) -> Point:
+    if job.root is None:
+        return sealed(claim(desk, job.document.id, "ingest"), version)
+    return sealed(job.root, version, {} if is_claim(job.root) else {"writing": True})
+
+
+def _is_section(point: Point) -> bool:
+    return point.payload.get("kind") == "section"

@@ -30,7 +30,11 @@ META_ID = str(uuid5(_OURS, "meta"))
 
 _encode = json.JSONEncoder(sort_keys=True).encode
 
-_CONTENT_KEYS = ("hash", "start", "end", "mass", METADATA, "speaker", "time")
+CONTENT_KEYS = ("hash", "start", "end", "mass", METADATA, "speaker", "time")
+"""What of a chunk's payload makes a document's content."""
+
+TURN = "turn"
+"""The payload key of the caller's own id of a turn."""
 
 
 def namespace_of(collection: str) -> UUID:
@@ -79,7 +83,7 @@ def content_hash(chunks: Iterable[Mapping[str, Any]], previous: str = "") -> str
         previous: hash of the chunks before them.
     """
     for payload in chunks:
-        content = _encode([payload.get(key) for key in _CONTENT_KEYS])
+        content = _encode([payload.get(key) for key in CONTENT_KEYS])
         previous = hashlib.sha256((previous + content).encode()).hexdigest()[:32]
     return previous
 
@@ -123,7 +127,7 @@ def unpack(text: str) -> Vector:
         return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"A stored node is damaged ({error}). Call rebuild() to derive it from the chunks again."
+            f"A stored node is damaged ({error}). Call repair() to derive it from the chunks again, or rebuild() for all."
         ) from error
 
 

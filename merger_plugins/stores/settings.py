@@ -34,6 +34,7 @@ class Settings:
         rebuilding: fingerprint of the merger that takes over, while it does.
         foreign: how `backfill` read chunk points that this package did not write (see
             `merger_plugins.stores.foreign`); None where it wrote them.
+        version: grows with every change; 0 before the first.
     """
 
     namespace: str
@@ -44,6 +45,7 @@ class Settings:
     calibration_vectors: int = 0
     rebuilding: str | None = None
     foreign: dict[str, Any] | None = None
+    version: int = 0
 
     @property
     def ids(self) -> PointIds:
@@ -70,7 +72,8 @@ class Settings:
                 f"This store has schema version {version}, and this release reads up to {SCHEMA}. "
                 "Run: pip install --upgrade merger-plugins"
             )
-        values.pop("kind", None)
+        for key in ("kind", "token"):
+            values.pop(key, None)
         try:
             return cls(**values)
         except TypeError as error:
@@ -80,7 +83,8 @@ class Settings:
 
     def point(self) -> Point:
         """The point to store."""
-        return Point(META_ID, {"schema": SCHEMA, "kind": "settings", **asdict(self)})
+        values = {key: value for key, value in asdict(self).items() if key != "version" or value}
+        return Point(META_ID, {"schema": SCHEMA, "kind": "settings", **values})
 
 
 def check(settings: Settings, merger: SequenceMerger, place: str) -> None:

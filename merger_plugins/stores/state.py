@@ -7,15 +7,16 @@ from dataclasses import replace
 from typing import Self
 
 from merger_plugins._types import Matrix
-from merger_plugins.errors import DimensionError, StoreError
+from merger_plugins.errors import ConflictError, DimensionError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores import upkeep
-from merger_plugins.stores.backend import Backend, ChunkForm, Layout
+from merger_plugins.stores.backend import Backend, ChunkForm, Layout, Swap
 from merger_plugins.stores.chunks import ChunkPoints, ForeignChunks, OwnChunks
+from merger_plugins.stores.commits import next_version, sealed
+from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.foreign import Foreign
-from merger_plugins.stores.ingestion import Desk
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, check, drop_statistics, resolved, write_statistics
 
@@ -149,7 +150,7 @@ class StoreState:
             ids=self.ids,
             merger=self.merger,
             contextual=self.contextual,
-            exists=self.settings is not None,
+            exists=lambda: self.settings is not None,
             embed=self._embed,
             prepare=self._prepare,
         )
@@ -165,9 +166,9 @@ class StoreState:
             statistics: what it was calibrated with just now; None where it was not.
         """
         self.refuse_foreign("This operation")
-        before = self.settings
-        if before is None:
+        if self.settings is None:
             return
+        before = self.settings = Settings.of(self.backend.fetch("merged", [META_ID])[META_ID])
         after = replace(before, fingerprint=merger.fingerprint, fanout=merger.fanout, rebuilding=None)
         if statistics is not None:
             pieces = write_statistics(statistics, merger.fingerprint, before.ids, self.backend)
@@ -218,10 +219,10 @@ class StoreState:
             )
         if self.settings is not None:
             return
-        if self.open().settings is not None:
-            raise StoreError(
-                f"The store {self.backend.collection!r} was made by another writer just now. Repeat the call."
-            )
+        if self.open().settings is not None:  # another writer made the store in the meantime
+            self.check()
+            self._prepare(dimension)
+            return
         merger = self.merger
         if merger.dimension not in (None, dimension):
             raise DimensionError(
@@ -231,15 +232,28 @@ class StoreState:
         contextual = self.contextual
         self.backend.create(dimension, contextual=contextual)
         self.layout = Layout(dimension, contextual, merged=True)
-        self._save(
-            Settings(
-                namespace=str(namespace_of(self.backend.collection)),
-                fingerprint=merger.fingerprint,
-                fanout=merger.fanout,
-                contextual=contextual,
-            )
+        settings = Settings(
+            namespace=str(namespace_of(self.backend.collection)),
+            fingerprint=merger.fingerprint,
+            fanout=merger.fanout,
+            contextual=contextual,
         )
+        if not self._swapped(settings, None):
+            self.layout = None
+            self._prepare(dimension)
 
     def _save(self, settings: Settings) -> None:
-        self.backend.write("merged", [settings.point()])
-        self.settings = settings
+        assert self.settings is not None
+        if not self._swapped(settings, self.settings.version):
+            raise ConflictError(
+                f"Another writer changed the settings of {self.backend.collection!r} just now. Make a new store "
+                "object and repeat the call."
+            )
+
+    def _swapped(self, settings: Settings, expected: int | None) -> bool:
+        """Store settings in the place of those of this version; returns whether that worked."""
+        settings = replace(settings, version=next_version())
+        (mine,) = self.backend.swap([Swap(sealed(settings.point(), settings.version), expected)])
+        if mine:
+            self.settings = settings
+        return mine

@@ -18,17 +18,21 @@ from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.loading import load_merger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.appending import append
-from merger_plugins.stores.backend import Backend
+from merger_plugins.stores.backend import Backend, Payload
 from merger_plugins.stores.backfill import backfill
+from merger_plugins.stores.checking import Problem, repair, verify
 from merger_plugins.stores.documents import (
     Document,
     Ingested,
+    Piece,
     Prepared,
     checked_id,
     pieces_of_turn,
     prepared,
+    replacement,
     words,
 )
+from merger_plugins.stores.editing import delete, edit
 from merger_plugins.stores.filling import Backfilled, BackfillProgress, Order
 from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.ingestion import ingest
@@ -53,8 +57,13 @@ class MergedStore:
 
     The adapters `merger_plugins.qdrant` and those beside it derive from this class and add the database.
     Chunk points carry the raw vector, the text and the metadata; the companion, named like the collection
-    with ``__merged`` after it, carries sections, roots and the settings. A store may be written by one
-    process at a time. It is a context manager, and opens nothing before it is used.
+    with ``__merged`` after it, carries sections, roots and the settings. It is a context manager, and opens
+    nothing before it is used.
+
+    Any number of threads, and on a server of processes, may write at once, also into one document: each
+    operation happens as a whole, before or after every other. Whatever interrupts one, the next that touches
+    the document completes or refuses it, `verify` finds it, and repeating the call ends in the state of a call
+    that nothing interrupted.
 
     Args:
         backend: the database.
@@ -201,6 +210,7 @@ class MergedStore:
         metadata: Mapping[str, Any] | None = None,
         text: str | None = None,
         mass: float | None = None,
+        turn_id: str | None = None,
     ) -> Ingested:
         """Add a turn at the end of a conversation, or a chunk at the end of a document.
 
@@ -215,13 +225,22 @@ class MergedStore:
             metadata: stored with the turn; what all turns share is stored with the root.
             text: the text of a turn that is a vector.
             mass: tokens it stands for; counted where it is text, else 1.
+            turn_id: your name for this turn within the conversation. With it, repeating the call changes
+                nothing once the turn is stored, whoever stored it. Without it, a call that was interrupted can
+                be repeated as long as nothing else was written to the conversation: a turn of the same content
+                that was left half written is completed and not stored twice. A call that was interrupted after
+                its last write, before it returned, cannot be told from one that never was: repeated without
+                a `turn_id`, it stores the turn a second time.
 
         Raises:
             EmptyInputError: no text.
             InputError: a vector, mass or metadata that cannot be stored.
             FingerprintError: the store holds vectors of another merger.
-            StoreError: the database fails, or `ingest` of this document was interrupted.
+            StoreError: the database fails; repeat the call.
+            ConflictError: an `ingest` of this document is under way or was interrupted; or other writers were
+                faster for half a minute.
         """
+        _checked_turn(turn_id)
         longest = self._trait("max_tokens") if isinstance(turn, str) else None
         pieces = pieces_of_turn(
             turn,
@@ -234,22 +253,105 @@ class MergedStore:
             count=self._count,
             longest=None if longest is None else longest - _SPECIAL_TOKENS,
         )
-        return append(self._state.open().desk(), checked_id(conversation_id), pieces)
+        return append(self._state.open().desk(), checked_id(conversation_id), pieces, turn_id=turn_id)
+
+    def extend(
+        self,
+        document_id: str,
+        chunks: Sequence[str] | None = None,
+        *,
+        vectors: MatrixLike | None = None,
+        masses: MassesLike | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        turn_id: str | None = None,
+    ) -> Ingested:
+        """Add chunks at the end of a document, as one change; the first ones begin it.
+
+        The chunks are in the document's root while they are written: for more than a few hundred at once,
+        `ingest` the document.
+
+        Args:
+            document_id: its name.
+            chunks: texts to embed, or the texts of `vectors`.
+            vectors: (n, d) chunk vectors in reading order.
+            masses: (n,) tokens each chunk stands for; counted where there is text to embed, else all alike.
+            metadata: stored with the chunks; what all chunks share is stored with the root.
+            turn_id: as `append`, for these chunks together.
+
+        Raises:
+            EmptyInputError: no text.
+            InputError: vectors, masses or metadata that cannot be stored.
+            FingerprintError: as `append`, like those that follow.
+            StoreError: as above.
+            ConflictError: as above.
+        """
+        _checked_turn(turn_id)
+        document = Document(document_id, None, chunks, vectors, masses, metadata)
+        ready = prepared(document, self._splitter(), self._count)
+        desk = self._state.open().desk()
+        return append(desk, ready.id, ready.pieces, turn_id=turn_id, conversation=False)
+
+    def replace(
+        self,
+        document_id: str,
+        position: int,
+        chunk: str | VectorLike,
+        *,
+        text: str | None = None,
+        mass: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Ingested:
+        """Put another chunk or turn in the place of one, or into a place that `remove` left empty.
+
+        Only the sections that it belongs to and the root are derived again; where the contextual vectors of
+        a whole document are due, those are. Speaker, time, and what is not given stay as they were.
+
+        Args:
+            document_id: name of the document or conversation.
+            position: the place, from 0; a hit's `position`.
+            chunk: the text, or its (d,) vector.
+            text: the text of a chunk that is a vector.
+            mass: tokens it stands for; counted where it is text, else as before.
+            metadata: stored with the chunk in the place of its own.
+
+        Raises:
+            EmptyInputError: no text.
+            InputError: no such document or place; a vector, mass or metadata that cannot be stored.
+            FingerprintError: as `append`, like those that follow.
+            StoreError: as above.
+            ConflictError: as above.
+        """
+
+        def make(old: Payload) -> Piece:
+            return replacement(old, chunk, text=text, mass=mass, metadata=metadata, count=self._count)
+
+        return edit(self._state.open().desk(), checked_id(document_id), position, make)
+
+    def remove(self, document_id: str, position: int) -> Ingested:
+        """Remove a chunk or turn; its place stays empty, and later chunks keep their places.
+
+        Derives as much again as `replace`. A place that is empty already stays so. The next `ingest` of the
+        document leaves no empty places.
+
+        Args:
+            document_id: name of the document or conversation.
+            position: the place, from 0.
+
+        Raises:
+            InputError: no such document or place, or its last chunk: call `delete`.
+            FingerprintError: as `append`, like those that follow.
+            StoreError: as above.
+            ConflictError: as above.
+        """
+        return edit(self._state.open().desk(), checked_id(document_id), position, None)
 
     def delete(self, document_id: str) -> bool:
         """Remove a document or conversation with all its points; returns whether there was one."""
         state = self._state.open()
         state.refuse_foreign("delete()")
-        if state.layout is None:
+        if state.layout is None or not state.layout.merged:
             return False
-        ids = state.ids
-        found = self._backend.fetch("chunks", [ids.chunk(checked_id(document_id), 0)], payload=False)
-        if state.layout.merged:
-            found |= self._backend.fetch("merged", [ids.root(document_id)], payload=False)
-            # The root goes first: a document without one is not there, and is written in full next time.
-            self._backend.delete_document("merged", document_id)
-        self._backend.delete_document("chunks", document_id)
-        return bool(found)
+        return delete(state.desk(), checked_id(document_id))
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -324,6 +426,41 @@ class MergedStore:
         """Count what the store holds."""
         state = self._state.open()
         return upkeep.inspect(self._backend, state.settings, state.layout, state.merger)
+
+    # -- health ----------------------------------------------------------------------------------------
+
+    def verify(self, document_id: str | None = None) -> Iterator[Problem]:
+        """Compare what is stored with what the chunks give, and tell each difference as it is found.
+
+        Reads every chunk vector and section, derives them again and compares to 1e-5. Changes nothing. What
+        other writers have under way at the moment may be among the problems.
+
+        Args:
+            document_id: only this one; the whole store for None.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        state = self._state.open()
+        if state.settings is not None:
+            yield from verify(state.desk(), state.settings, document_id)
+
+    def repair(self, document_id: str | None = None) -> list[Problem]:
+        """Put right what `verify` finds, and return what is left.
+
+        Completes what was interrupted, derives missing and wrong points again, and removes strays. Chunks
+        whose document has no root become a document again. A missing chunk, and an `ingest` that was
+        interrupted, need `ingest` or `delete`: those problems are left.
+
+        Args:
+            document_id: only this one; the whole store for None.
+
+        Raises:
+            FingerprintError: the store holds vectors of another merger; call `rebuild` instead.
+            StoreError: the database fails; repeat the call.
+        """
+        state = self._state.open()
+        return [] if state.settings is None else repair(state.desk(), state.settings, document_id)
 
     # -- merger ----------------------------------------------------------------------------------------
 
@@ -510,3 +647,8 @@ class MergedStore:
                 f"{layout.dimension}. Use the embedding model that it was made with."
             )
         return vector
+
+
+def _checked_turn(turn_id: object) -> None:
+    if turn_id is not None and (not isinstance(turn_id, str) or not turn_id):
+        raise InputError(f"turn_id must be a string that is not empty, or None; {turn_id!r} arrived.")

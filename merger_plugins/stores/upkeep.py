@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from merger_plugins.errors import EmptyInputError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.stores.appending import stored_chunks
-from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Shelf, Where
-from merger_plugins.stores.ingestion import Desk
-from merger_plugins.stores.planning import SOURCES, Head, Plan, is_conversation, whole
+from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Shelf, Swap, Where
+from merger_plugins.stores.changes import Change, is_claim, planned
+from merger_plugins.stores.commits import Tries, alone, next_version, sealed, stamped, version_of
+from merger_plugins.stores.desk import Desk, stored_chunks
+from merger_plugins.stores.planning import SOURCES, is_conversation
 from merger_plugins.stores.records import METADATA
 from merger_plugins.stores.settings import Settings
 
@@ -21,6 +22,8 @@ CHUNKS_AT_ONCE = 512
 """Chunks that one round of requests is about."""
 
 _ROOTS = Where({"kind": "root"})
+_ROOTS_AT_ONCE = 256
+_TREE = ["document_id", "stop", "count", "gaps", "content", "source", "writing", METADATA]
 _SAMPLE = 100
 
 
@@ -164,9 +167,9 @@ def gather(desk: Desk) -> CalibrationStatistics:
         StoreError: the database fails, or a chunk is missing.
     """
     statistics: CalibrationStatistics | None = None
-    for _, chunks in _batches(desk, _roots(desk)):
-        for points in chunks:
-            vectors = [point.vector for point in points if point.vector is not None]
+    for batch in _batches(desk.backend.scan("merged", _ROOTS, payload=_TREE)):
+        for points in stored_chunks(desk, batch):
+            vectors = [p.vector for p in points if p is not None and p.vector is not None]
             statistics = statistics or CalibrationStatistics(len(vectors[0]))
             statistics.update(vectors)
     if statistics is None:
@@ -184,15 +187,68 @@ def derive(desk: Desk, fanout: int) -> None:
         desk: the store, with the merger that takes over.
         fanout: of the merger before.
     """
-    for roots, chunks in _batches(desk, list(_roots(desk))):
-        plans = [
-            whole(desk.ids, desk.merger, Head.of(root), points, contextual=desk.contextual)
-            for root, points in zip(roots, chunks, strict=True)
-        ]
-        written = [point for plan in plans for point in plan.chunks] if desk.contextual else []
-        desk.write(Plan(written, [point for plan in plans for point in plan.merged]))
-        if fanout != desk.merger.fanout:
-            _drop_sections(desk, roots, fanout)
+    ids = [root.id for root in desk.backend.scan("merged", _ROOTS, payload=False)]
+    for start in range(0, len(ids), _ROOTS_AT_ONCE):
+        found = desk.backend.fetch("merged", ids[start : start + _ROOTS_AT_ONCE], vectors=True)
+        for batch in _batches([root for root in found.values() if not is_claim(root)]):
+            remake(desk, batch)
+            if fanout != desk.merger.fanout:
+                _drop_sections(desk, batch, fanout)
+
+
+def remake(desk: Desk, roots: Sequence[Point]) -> None:
+    """Make the sections, the roots and the contextual vectors of documents again from their chunks.
+
+    Args:
+        desk: the store.
+        roots: as they are stored, with their vectors. A change that is pending in one is made on the way.
+
+    Raises:
+        StoreError: the database fails, or a chunk is missing.
+        ConflictError: other writers were faster for too long.
+    """
+    tries = Tries(desk.backend)
+    left = list(roots)
+    with alone(desk.backend, [root.payload["document_id"] for root in roots]):
+        while left:
+            lost = _remade(desk, left)
+            again = desk.backend.fetch("merged", [root.id for root in lost], vectors=True) if lost else {}
+            left = [root for root in again.values() if not is_claim(root)]
+            if left:
+                tries.lost(left[0].payload["document_id"])
+
+
+def _remade(desk: Desk, roots: Sequence[Point]) -> list[Point]:
+    """Returns the roots that another writer was faster with."""
+    backend = desk.backend
+    changes = [replace(Change.of(root) or Change.nothing(root), afresh=True) for root in roots]
+    version = next_version(*roots)
+    begun = [
+        sealed(root, version, {"pending": change.payload()})
+        for root, change in zip(roots, changes, strict=True)
+    ]
+    plain = all(not change.chunks for change in changes)
+    chunks = stored_chunks(desk, roots) if plain else [None] * len(roots)
+    plans = [
+        planned(desk, root.payload["document_id"], root, change, chunks=own)
+        for root, change, own in zip(begun, changes, chunks, strict=True)
+    ]
+    claims = [Swap(new, version_of(root)) for new, root in zip(begun, roots, strict=True)]
+    mine = backend.swap(claims)
+    won = [plan for plan, ok in zip(plans, mine, strict=True) if ok]
+    written = stamped([point for plan in won for point in plan.chunks], version)
+    sections = stamped([point for plan in won for point in plan.merged[:-1]], version)
+    gone = [point_id for plan in won for point_id in plan.gone_chunks]
+    gone_sections = [point_id for plan in won for point_id in plan.gone_sections]
+    if written:
+        backend.write("chunks", written, below=version)
+    if gone:
+        backend.delete("chunks", gone, below=version)
+    if gone_sections:
+        backend.delete("merged", gone_sections, below=version)
+    tops = [Swap(sealed(plan.merged[-1], version + 1), version) for plan in won]
+    done = iter(backend.swap(tops, first=sections, below=version) if won else ())
+    return [root for root, ok in zip(roots, mine, strict=True) if not (ok and next(done))]
 
 
 def _drop_sections(desk: Desk, roots: Iterable[Point], fanout: int) -> None:
@@ -205,23 +261,15 @@ def _drop_sections(desk: Desk, roots: Iterable[Point], fanout: int) -> None:
         desk.backend.delete("merged", stale)
 
 
-def _roots(desk: Desk) -> Iterator[Point]:
-    return desk.backend.scan("merged", _ROOTS)
-
-
-def _batches(desk: Desk, roots: Iterable[Point]) -> Iterator[tuple[list[Point], list[list[Point]]]]:
-    """Roots with the chunk points of their documents, about `CHUNKS_AT_ONCE` of them at a time."""
+def _batches(roots: Iterable[Point]) -> Iterator[list[Point]]:
+    """Roots of documents that have about `CHUNKS_AT_ONCE` chunks together."""
     batch: list[Point] = []
     waiting = 0
     for root in roots:
         batch.append(root)
-        waiting += root.payload["stop"]
+        waiting += root.payload["count"]
         if waiting >= CHUNKS_AT_ONCE:
-            yield batch, _chunks_of(desk, batch)
+            yield batch
             batch, waiting = [], 0
     if batch:
-        yield batch, _chunks_of(desk, batch)
-
-
-def _chunks_of(desk: Desk, roots: Iterable[Point]) -> list[list[Point]]:
-    return stored_chunks(desk, [(root.payload["document_id"], root.payload["stop"]) for root in roots])
+        yield batch

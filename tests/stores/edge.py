@@ -93,9 +93,10 @@ class EdgeClient(QdrantClient):
         limit: int = 10,
         offset: Any = None,
         with_payload: Any = True,
+        with_vectors: Any = False,
         **_: Any,
     ) -> Any:
-        request = edge.ScrollRequest(offset, limit, _filter(scroll_filter), with_payload, False)
+        request = edge.ScrollRequest(offset, limit, _filter(scroll_filter), with_payload, with_vectors)
         records, following = self.shards[collection_name].scroll(request)
         return [_record(record) for record in records], following
 
@@ -131,10 +132,11 @@ class EdgeClient(QdrantClient):
     ) -> Any:
         """Grouping is the server's work above its shards, so it is done here."""
         groups: dict[str, list[Any]] = {}
-        everything = self.count(collection_name).count
+        everything = max(self.count(collection_name).count, 1)
         for point in self.query_points(collection_name, limit=everything, **asked).points:
-            hits = groups.setdefault(point.payload[group_by], [])
-            hits += [point] if len(hits) < group_size else []
+            if (group := point.payload.get(group_by)) is not None:
+                hits = groups.setdefault(group, [])
+                hits += [point] if len(hits) < group_size else []
         return SimpleNamespace(groups=[SimpleNamespace(hits=hits) for hits in groups.values()][:limit])
 
 

@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient
 from merger_plugins import CalibratedMerger, CalibrationStatistics, SequenceMerger
 from merger_plugins.errors import StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
-from merger_plugins.stores.backend import Backend, Point, Shelf, Where
+from merger_plugins.stores.backend import Backend, Point, Shelf, Swap, Where
 from tests.strategies import Array, chunk_vectors
 
 DIMENSION = 16
@@ -55,6 +55,7 @@ class CountingBackend(QdrantBackend):
         super().__init__(client, collection)
         self.reads: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
+        self.swapped = 0
         self.requests = 0
 
     def fetch(self, shelf: Shelf, ids: Sequence[str], **options: Any) -> dict[str, Point]:
@@ -67,7 +68,17 @@ class CountingBackend(QdrantBackend):
         self.written[shelf] += len(points)
         super().write(shelf, points, below=below)
 
+    def swap(
+        self, swaps: Sequence[Swap], *, first: Sequence[Point] = (), below: int | None = None
+    ) -> list[bool]:
+        """As a server has it: one request, and another to read back."""
+        self.requests += 1
+        self.written["merged"] += len(first)
+        self.swapped += len(swaps)
+        return super().swap(swaps, first=first, below=below)
+
     def reset(self) -> None:
+        self.swapped = 0
         self.reads, self.written, self.requests = Counter(), Counter(), 0
 
 
@@ -94,9 +105,15 @@ class FailingBackend(QdrantBackend):
             self._spend()
             super().delete(shelf, [point_id], below=below)
 
-    def patch(self, shelf: Shelf, ids: Sequence[str], payload: dict[str, Any]) -> None:
-        self._spend()
-        super().patch(shelf, ids, payload)
+    def swap(
+        self, swaps: Sequence[Swap], *, first: Sequence[Point] = (), below: int | None = None
+    ) -> list[bool]:
+        self.write("merged", first, below=below)
+        done = []
+        for one in swaps:
+            self._spend()
+            done += super().swap([one])
+        return done
 
     def delete_document(self, shelf: Shelf, document_id: str, *, below: int | None = None) -> None:
         self._spend()
