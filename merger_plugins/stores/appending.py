@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from merger_plugins._types import Vector
 from merger_plugins.stores.backend import Payload, Point, Where
@@ -40,6 +41,9 @@ def append(
         InputError: vectors that cannot be stored.
     """
     tries = Tries(desk.backend)
+    # A swap that seems lost may have been won, and completed by others before it was read back.
+    name = uuid4().hex if turn_id is None and not desk.backend.exclusive else turn_id
+    absent = turn_id is None
     rows: list[Vector] | None = None
     texts = [piece.embed for piece in pieces if piece.embed is not None]
     with alone(desk.backend, [document_id]):
@@ -47,12 +51,13 @@ def append(
             root, repeated = settled(
                 desk, document_id, tries, repeats=lambda change: _repeats(change, pieces, turn_id)
             )
-            if repeated or (turn_id is not None and _has(desk, document_id, turn_id)):
+            if repeated or (not absent and name is not None and _has(desk, document_id, name)):
                 return Ingested(document_id, _chunks(root))
             if rows is None:
                 made = iter(desk.embed(texts) if texts else ())
                 rows = [piece.vector if piece.vector is not None else next(made) for piece in pieces]
-            change = _change(desk, document_id, root, pieces, rows, turn_id, conversation)
+            own = [piece if name is None else piece.named(name) for piece in pieces]
+            change = _change(desk, document_id, root, own, rows, turn_id, conversation)
             plan = planned(desk, document_id, root, change)
             if root is None:
                 plan = _with_leftovers(desk, document_id, plan, len(pieces))
@@ -64,6 +69,7 @@ def append(
                 deleted = len(plan.gone_chunks) + len(plan.gone_sections)
                 return Ingested(document_id, _chunks(plan.merged[-1]), len(texts), written, deleted)
             tries.lost(document_id)
+            absent = False
 
 
 def shared(root: Point | None, payloads: Sequence[Payload]) -> Payload:
@@ -80,15 +86,14 @@ def _change(
     desk: Desk,
     document_id: str,
     root: Point | None,
-    pieces: Sequence[Piece],
+    pieces: list[Piece],
     rows: Sequence[Vector],
     turn_id: str | None,
     conversation: bool,
 ) -> Change:
     places, _ = tree_of(root)
     metadata = shared(root, [piece.payload for piece in pieces])
-    own = [piece if turn_id is None else piece.named(turn_id) for piece in pieces]
-    added = chunk_points(desk, Prepared(document_id, metadata, own), rows, [None] * len(rows), places)
+    added = chunk_points(desk, Prepared(document_id, metadata, pieces), rows, [None] * len(rows), places)
     return Change(
         content_hash((point.payload for point in added), root.payload["content"] if root else ""),
         metadata,

@@ -219,7 +219,8 @@ class Backend(ABC):
             below: for `first`.
 
         Returns:
-            For each swap whether its point is stored now: by its token, read back.
+            For each swap whether its point is stored now: by its token, read back. False may also mean that it
+            was stored, and replaced by yet another writer before it could be read back.
         """
 
     @abstractmethod

@@ -34,7 +34,7 @@ CONTENT_KEYS = ("hash", "start", "end", "mass", METADATA, "speaker", "time")
 """What of a chunk's payload makes a document's content."""
 
 TURN = "turn"
-"""The payload key of the caller's own id of a turn."""
+"""The payload key of the caller's own id of a turn; of one made for it where several processes may write."""
 
 
 def namespace_of(collection: str) -> UUID:

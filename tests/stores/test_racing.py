@@ -1,0 +1,288 @@
+"""Writers that share documents without knowing of each other, as processes on one server do.
+
+Each has a store of its own that takes the database for a server: no lock is held but around a single request,
+so that the requests of different writers fall between each other anywhere.
+"""
+
+import os
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from merger_plugins import MeanMerger
+from merger_plugins.errors import ConflictError
+from merger_plugins.qdrant import QdrantBackend
+from merger_plugins.stores import MergedStore, commits
+from merger_plugins.stores.backend import Where
+from tests.stores.support import DIMENSION, assert_document, informed, stored
+from tests.strategies import NarrowCalibrated, NarrowMean, chunk_vectors
+
+ROOTS = Where({"kind": "root"})
+WRITERS = 16
+APPENDS = 2_000 if os.environ.get("RACE_RUNS") == "full" else 400
+
+
+class SharedBackend(QdrantBackend):
+    """What only this process can write, taken for what any process can; now and then a request is late."""
+
+    exclusive = False
+
+    def __init__(self, client, collection="documents", seed=0):
+        super().__init__(client, collection)
+        self._random = random.Random(seed)
+
+    def _late(self):
+        if self._random.random() < 0.2:
+            time.sleep(self._random.random() * 0.004)
+
+    def fetch(self, *args, **options):
+        self._late()
+        return super().fetch(*args, **options)
+
+    def write(self, *args, **options):
+        self._late()
+        super().write(*args, **options)
+
+    def swap(self, *args, **options):
+        self._late()
+        return super().swap(*args, **options)
+
+    def delete(self, *args, **options):
+        self._late()
+        super().delete(*args, **options)
+
+
+@pytest.fixture
+def client():
+    client = QdrantClient(":memory:")
+    yield client
+    client.close()
+
+
+def together(works):
+    """Run these at once; raises what any of them raised."""
+    errors = []
+    start = threading.Barrier(len(works))
+
+    def run(work):
+        start.wait()
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in errors:
+        raise error
+
+
+def turns(client, conversation):
+    points = [
+        p for p in stored(client, "documents", "chunks").values() if p.payload["document_id"] == conversation
+    ]
+    return sorted(points, key=lambda p: p.payload["position"])
+
+
+@pytest.mark.parametrize(("conversations", "contextual"), [(20, False), (1, False), (3, True)])
+def test_many_writers_append_to_the_same_conversations(client, conversations, contextual):
+    merger = informed(NarrowCalibrated)
+    each = (APPENDS if conversations == 20 else APPENDS // 5) // WRITERS
+    vectors = chunk_vectors(1, WRITERS * each, DIMENSION).reshape(WRITERS, each, DIMENSION)
+    said = {}
+
+    def writer(number):
+        store = MergedStore(SharedBackend(client, seed=number), merger=merger, contextual=contextual)
+        choose = random.Random(number)
+        for turn in range(each):
+            name = f"c{choose.randrange(conversations)}"
+            said.setdefault(name, []).append((number, turn))
+            store.append(name, vectors[number, turn], speaker=str(number), text=str(turn), mass=1 + turn % 5)
+
+    together([lambda number=number: writer(number) for number in range(WRITERS)])
+    store = MergedStore(QdrantBackend(client, "documents"), merger=merger)
+    assert not list(store.verify())
+    for name, expected in said.items():
+        points = turns(client, name)
+        found = [(int(p.payload["speaker"]), int(p.payload["page_content"])) for p in points]
+        assert sorted(found) == sorted(expected)
+        for number in range(WRITERS):
+            own = [turn for writer, turn in found if writer == number]
+            assert own == sorted(own)
+        order = np.stack([vectors[number, turn] for number, turn in found])
+        assert_document(client, merger, name, order, [1 + turn % 5 for _, turn in found])
+
+
+def test_the_same_turn_from_many_writers_is_stored_once(client):
+    vectors = chunk_vectors(1, 12, DIMENSION)
+
+    def writer(number):
+        store = MergedStore(SharedBackend(client, seed=number), merger=MeanMerger())
+        for place, vector in enumerate(vectors):
+            store.append("chat", vector, turn_id=str(place))
+
+    together([lambda number=number: writer(number) for number in range(8)])
+    assert_document(client, MeanMerger(), "chat", vectors)
+
+
+def test_turns_that_say_the_same_are_all_stored(client):
+    vector = chunk_vectors(1, 1, DIMENSION)[0]
+
+    def writer(number):
+        store = MergedStore(SharedBackend(client, seed=number), merger=MeanMerger())
+        for _ in range(4):
+            store.append("chat", vector)
+
+    together([lambda number=number: writer(number) for number in range(6)])
+    assert len(turns(client, "chat")) == 24
+
+
+def test_ingestions_of_one_document_end_in_one_of_them(client):
+    versions = [chunk_vectors(seed, 8 + 3 * seed, DIMENSION) for seed in range(6)]
+    merger = NarrowMean()
+
+    def writer(number):
+        store = MergedStore(SharedBackend(client, seed=number), merger=merger)
+        store.ingest("a", vectors=versions[number])
+
+    for _ in range(4):
+        together([lambda number=number: writer(number) for number in range(len(versions))])
+        store = MergedStore(QdrantBackend(client, "documents"), merger=merger)
+        assert not list(store.verify())
+        length = len(turns(client, "a"))
+        assert_document(client, merger, "a", next(v for v in versions if len(v) == length))
+
+
+def test_everything_at_once_leaves_a_sound_store(client):
+    merger = NarrowMean()
+    vectors = chunk_vectors(3, 200, DIMENSION)
+
+    def writer(number):
+        store = MergedStore(SharedBackend(client, seed=number), merger=merger)
+        choose = random.Random(number)
+        for turn in range(12):
+            name = f"d{choose.randrange(2)}"
+            act = choose.choice(["append", "append", "append", "ingest", "delete", "replace", "remove"])
+            try:
+                if act == "append":
+                    store.append(name, vectors[choose.randrange(200)])
+                elif act == "ingest":
+                    store.ingest(name, vectors=vectors[: choose.randrange(1, 30)])
+                elif act == "delete":
+                    store.delete(name)
+                elif act == "replace":
+                    store.replace(name, choose.randrange(8), vectors[choose.randrange(200)])
+                else:
+                    store.remove(name, choose.randrange(8))
+            except ConflictError:
+                pass  # it is being ingested
+            except Exception as error:
+                if "document" not in str(error) and "position" not in str(error):
+                    raise
+
+    together([lambda number=number: writer(number) for number in range(8)])
+    store = MergedStore(QdrantBackend(client, "documents"), merger=merger)
+    assert not list(store.verify())
+
+
+def test_a_reader_sees_the_old_root_or_the_new_one(client):
+    merger = NarrowMean()
+    vectors = chunk_vectors(5, 40, DIMENSION)
+    allowed = []
+    rolling = merger.rolling()
+    for vector in vectors:
+        rolling.append(vector)
+        allowed.append(rolling.vector)
+    writer = MergedStore(SharedBackend(client), merger=merger)
+    writer.append("chat", vectors[0])
+    seen = []
+    done = threading.Event()
+
+    def read():
+        backend = QdrantBackend(client, "documents")
+        backend.layout()
+        while not done.is_set():
+            time.sleep(0.001)
+            (root,) = [scored.point for scored in backend.nearest("merged", vectors[0], 1, ROOTS)]
+            seen.append(backend.fetch("merged", [root.id], vectors=True)[root.id].vector)
+
+    def write():
+        for vector in vectors[1:]:
+            writer.append("chat", vector)
+        done.set()
+
+    together([read, write])
+    distances = [min(np.abs(root - one).max() for one in allowed) for root in seen]
+    assert len(seen) > 20
+    assert max(distances) < 1e-5
+
+
+def test_a_writer_that_is_always_beaten_gives_up(client, monkeypatch):
+    monkeypatch.setattr(commits, "PATIENCE", 0.2)
+    vectors = chunk_vectors(1, 3, DIMENSION)
+    store = MergedStore(SharedBackend(client), merger=MeanMerger())
+    store.append("chat", vectors[0])
+
+    class Beaten(SharedBackend):
+        def swap(self, swaps, **options):
+            if swaps and swaps[0].point.payload.get("pending"):
+                store.append("chat", vectors[1])
+            return super().swap(swaps, **options)
+
+    with pytest.raises(ConflictError, match="again and again"):
+        MergedStore(Beaten(client), merger=MeanMerger()).append("chat", vectors[2])
+    assert not list(store.verify())
+
+
+def test_a_writer_that_fell_behind_undoes_nothing(client):
+    """It stops between its claim and its writes, until the document has been completed, changed and cut."""
+    merger = NarrowMean()
+    vectors = chunk_vectors(1, 30, DIMENSION)
+    other = MergedStore(SharedBackend(client), merger=merger)
+    other.ingest("a", vectors=vectors[:20])
+
+    class Late(SharedBackend):
+        waiting = True
+
+        def write(self, shelf, points, **options):
+            if shelf == "chunks" and self.waiting:
+                self.waiting = False
+                meanwhile()
+            super().write(shelf, points, **options)
+
+    def cut():
+        other.append("a", vectors[21])
+        other.ingest("a", vectors=vectors[:7])
+
+    def delete():
+        assert other.delete("a")
+
+    def remove():
+        other.remove("a", 20)
+
+    def grow():
+        for vector in vectors[21:]:
+            other.append("a", vector)
+
+    for meanwhile, expected in (
+        (cut, vectors[:7]),
+        (delete, None),
+        (remove, vectors[:20]),
+        (grow, vectors),
+    ):
+        other.ingest("a", vectors=vectors[:20])
+        MergedStore(Late(client), merger=merger).append("a", vectors[20])
+        assert not list(other.verify()), meanwhile
+        if expected is None:
+            assert not turns(client, "a")
+        else:
+            points = turns(client, "a")
+            found = np.stack([p.vector for p in points])
+            np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1)[:, None], atol=1e-5)
