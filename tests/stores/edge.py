@@ -147,6 +147,12 @@ _MODES = {
 }
 
 
+def _at(payload: Any, path: str) -> Any:
+    for key in path.split("."):
+        payload = payload[key]
+    return payload
+
+
 def _id(point_id: Any) -> Any:
     return point_id if isinstance(point_id, int) else str(point_id)
 
@@ -161,6 +167,7 @@ def _filter(given: models.Filter | None) -> edge.Filter | None:
     return edge.Filter(
         must=[_condition(one) for one in given.must or []] or None,
         must_not=[_condition(one) for one in given.must_not or []] or None,
+        should=[_condition(one) for one in given.should or []] or None,
     )
 
 
