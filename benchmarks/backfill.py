@@ -1,10 +1,10 @@
 """Back-fill beside reading the same points without merging.
 
-Run ``python -m benchmarks.backfill``. Synthetic chunks, about 20 a document, scattered over the order of ids, in
-an embedded Qdrant folder written as LangChain writes; each measurement runs in a process of its own, so that
-peak memory is its own. Embedded Qdrant holds every point in memory and reads page by page with a full sort, so
-its share is measured too: a process that opens the folder, and one that reads all points with their vectors.
-Writes benchmarks/results/backfill.json.
+Run ``python -m benchmarks.backfill``. Synthetic chunks, about 20 a document, scattered over the order of ids,
+written as LangChain writes. ``--engine edge`` is the real Qdrant engine in the process; ``--engine local`` the
+client's embedded folder, which holds every point in memory and commits every point that is written by itself.
+Each measurement runs in a process of its own, so that peak memory is its own. Writes
+benchmarks/results/backfill.json, or backfill-local.json.
 """
 
 from __future__ import annotations

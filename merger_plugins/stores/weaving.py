@@ -68,15 +68,11 @@ class Weaver:
         Raises:
             InputError: chunks of a document cancel out.
         """
-        if len(documents) == 1 and (len(documents[0]) > self._block or not self._is_flat(documents[0])):
-            yield from self._long(documents[0])
-            return
-        short = [document for document in documents if self._is_flat(document)]
-        if short:
-            yield self._short(short)
-        for document in documents:
-            if not self._is_flat(document):
-                yield from self._long(document)
+        if self.edition.reading.contextual == "none" and sum(map(len, documents)) <= 2 * self._block:
+            yield self._together(documents)
+        else:
+            for document in documents:
+                yield from self._by_itself(document)
 
     def stale(self, document: Gathered | None, name: str, before: int) -> list[str]:
         """Ids of points that a document has no more.
@@ -97,40 +93,40 @@ class Weaver:
 
     def _is_flat(self, document: Gathered) -> bool:
         """Whether the tree reads the chunks themselves, so that many documents can be merged at once."""
-        merger = self.merger
-        covering = frontier(len(document), merger.fanout, lazy=merger._lazy_carry)
-        return len(covering) == 1 and self.edition.reading.contextual == "none"
+        return len(frontier(len(document), self.merger.fanout, lazy=self.merger._lazy_carry)) == 1
 
     def _sections_of(self, chunks: int) -> int:
         fanout = self.merger.fanout
         return -(-chunks // fanout) if chunks >= fanout else 0
 
-    def _short(self, documents: Sequence[Gathered]) -> Woven:
+    def _together(self, documents: Sequence[Gathered]) -> Woven:
         fanout = self.merger.fanout
         vectors = self._read([row for document in documents for row in document.rows])
+        leaves: Matrix | None = None
+        woven = Woven([], [], [])
         sequences: list[Matrix] = []
         masses: list[Vector] = []
         owners: list[tuple[Gathered, int | None]] = []
         first = 0
         for document in documents:
-            own, weights = vectors[first : first + len(document)], np.array(document.masses, np.float32)
-            first += len(document)
+            span = slice(first, first + len(document))
+            first = span.stop
+            own, weights = vectors[span], np.array(document.masses, np.float32)
             for index in range(self._sections_of(len(document))):
                 part = slice(index * fanout, (index + 1) * fanout)
                 sequences.append(own[part])
                 masses.append(weights[part])
                 owners.append((document, index))
-            sequences.append(own)
-            masses.append(weights)
-            owners.append((document, None))
-        try:
-            merged = self.merger.merge_many(sequences, masses=masses)
-        except InputError as error:
-            if len(documents) == 1:
-                raise InputError(f"The document {documents[0].name!r} cannot be merged: {error}") from error
-            parts = [self._short([document]) for document in documents]
-            raise AssertionError(f"{len(parts)} documents merge one by one, but not together") from error
-        woven = Woven([], [], [])
+            if self._is_flat(document):
+                sequences.append(own)
+                masses.append(weights)
+                owners.append((document, None))
+            else:
+                leaves = self.merger._leaves(vectors) if leaves is None else leaves
+                rolling = RollingMerge(self.merger, history=False)
+                rolling._extend_leaves(leaves[span], weights)
+                woven.roots.append(self._root(document, _root_of(document, rolling)))
+        merged = self.merger.merge_many(sequences, masses=masses)
         for (document, section), vector in zip(owners, merged, strict=True):
             if section is None:
                 woven.roots.append(self._root(document, vector))
@@ -138,7 +134,7 @@ class Weaver:
                 woven.sections.append(self._section(document, section, vector))
         return woven
 
-    def _long(self, document: Gathered) -> Iterator[Woven]:
+    def _by_itself(self, document: Gathered) -> Iterator[Woven]:
         """Read once for the root and the sections, and again where contextual vectors are wanted."""
         merger, fanout = self.merger, self.merger.fanout
         weights = np.array(document.masses, np.float32)
@@ -160,14 +156,11 @@ class Weaver:
                 for index, vector in enumerate(merged)
             ]
             yield Woven([], made, [])
+        root = _root_of(document, rolling)
         if self.edition.reading.contextual != "none":
             direction = unit(rolling._root_direction()[None])[0]
             for start in range(0, len(document), self._block):
                 yield Woven(self._contextual(document, start, direction, weights), [], [])
-        try:
-            root = rolling.vector
-        except InputError as error:
-            raise InputError(f"The document {document.name!r} cannot be merged: {error}") from error
         yield Woven([], [], [self._root(document, root)])
 
     def _contextual(self, document: Gathered, start: int, direction: Vector, weights: Vector) -> list[Point]:
@@ -219,3 +212,10 @@ class Weaver:
             "edition": self.edition.name,
             METADATA: document.metadata,
         }
+
+
+def _root_of(document: Gathered, rolling: RollingMerge) -> Vector:
+    try:
+        return rolling.vector
+    except InputError as error:
+        raise InputError(f"The document {document.name!r} cannot be merged: {error}") from error

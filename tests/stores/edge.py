@@ -134,10 +134,16 @@ class EdgeClient(QdrantClient):
         groups: dict[str, list[Any]] = {}
         everything = max(self.count(collection_name).count, 1)
         for point in self.query_points(collection_name, limit=everything, **asked).points:
-            if (group := point.payload.get(group_by)) is not None:
+            if (group := _at(point.payload, group_by)) is not None:
                 hits = groups.setdefault(group, [])
                 hits += [point] if len(hits) < group_size else []
         return SimpleNamespace(groups=[SimpleNamespace(hits=hits) for hits in groups.values()][:limit])
+
+
+def _at(payload: Any, path: str) -> Any:
+    for key in path.split("."):
+        payload = payload.get(key) if isinstance(payload, dict) else None
+    return payload
 
 
 _MODES = {
@@ -145,12 +151,6 @@ _MODES = {
     models.UpdateMode.INSERT_ONLY: edge.UpdateMode.InsertOnly,
     models.UpdateMode.UPDATE_ONLY: edge.UpdateMode.UpdateOnly,
 }
-
-
-def _at(payload: Any, path: str) -> Any:
-    for key in path.split("."):
-        payload = payload[key]
-    return payload
 
 
 def _id(point_id: Any) -> Any:
