@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,27 +166,34 @@ def assert_document(
     vectors: Array,
     masses: Sequence[float] | None = None,
     collection: str = "documents",
+    empty: Collection[int] = (),
 ) -> None:
-    """The store holds these chunks of the document, the merges over them, and nothing more."""
+    """The store holds these chunks of the document, the merges over them, and nothing more.
+
+    `vectors` and `masses` have a row for each place, those that are `empty` included.
+    """
     chunks = [
         point
         for point in stored(client, collection, "chunks").values()
         if point.payload["document_id"] == document_id
     ]
     chunks.sort(key=lambda point: point.payload["position"])
-    assert [point.payload["position"] for point in chunks] == list(range(len(vectors)))
-    np.testing.assert_allclose(np.stack([p.vector for p in chunks]), unit(vectors), atol=1e-5)
+    filled = [place for place in range(len(vectors)) if place not in empty]
+    assert [point.payload["position"] for point in chunks] == filled
+    np.testing.assert_allclose(np.stack([p.vector for p in chunks]), unit(vectors[filled]), atol=1e-5)
 
     rolling = merger.rolling()
     rolling.extend(vectors, masses=masses)
+    for place in empty:
+        rolling.remove(place)
     fanout, places = merger.fanout, len(vectors)
     expected = {}
     level = 1
     while fanout**level <= places or (level == 1 and places > fanout):
         for index, vector in enumerate(rolling.sections(level)):
-            stop = min((index + 1) * fanout**level, places)
-            if level == 1 or stop == (index + 1) * fanout**level:
-                expected["section", level, index * fanout**level] = (vector, stop)
+            start, stop = index * fanout**level, min((index + 1) * fanout**level, places)
+            if (level == 1 or stop == (index + 1) * fanout**level) and vector.any():
+                expected["section", level, start] = (vector, stop)
         level += 1
     expected["root", level, 0] = (rolling.vector, places)
 
@@ -195,5 +202,5 @@ def assert_document(
     for key, (vector, stop) in expected.items():
         np.testing.assert_allclose(found[key].vector, vector, atol=1e-5)
         assert found[key].payload["stop"] == stop
-        assert found[key].payload["count"] == stop - key[2]
+        assert found[key].payload["count"] == len([place for place in filled if key[2] <= place < stop])
         assert found[key].payload["fingerprint"] == merger.fingerprint

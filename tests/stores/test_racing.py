@@ -14,11 +14,11 @@ import pytest
 from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger
-from merger_plugins.errors import ConflictError
+from merger_plugins.errors import ConflictError, StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
-from merger_plugins.stores import MergedStore, commits
+from merger_plugins.stores import MergedStore, commits, ingestion
 from merger_plugins.stores.backend import Where
-from tests.stores.support import DIMENSION, assert_document, informed, stored
+from tests.stores.support import DIMENSION, assert_document, informed, stored, unit
 from tests.strategies import NarrowCalibrated, NarrowMean, chunk_vectors
 
 ROOTS = Where({"kind": "root"})
@@ -271,7 +271,11 @@ def test_a_writer_that_fell_behind_undoes_nothing(client):
         for vector in vectors[21:]:
             other.append("a", vector)
 
+    def replace():
+        other.replace("a", 20, vectors[25])
+
     for meanwhile, expected in (
+        (replace, [*vectors[:20], vectors[25]]),
         (cut, vectors[:7]),
         (delete, None),
         (remove, vectors[:20]),
@@ -285,4 +289,64 @@ def test_a_writer_that_fell_behind_undoes_nothing(client):
         else:
             points = turns(client, "a")
             found = np.stack([p.vector for p in points])
-            np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1)[:, None], atol=1e-5)
+            np.testing.assert_allclose(found, unit(np.stack(expected)), atol=1e-5)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_ingestion_that_was_taken_over_and_dies_undoes_nothing(client, monkeypatch, before):
+    monkeypatch.setattr(ingestion, "ABANDONED", 0.05)
+    merger = NarrowMean()
+    old, new = chunk_vectors(1, 12, DIMENSION), chunk_vectors(2, 12, DIMENSION)
+    half = np.concatenate([old[:6], chunk_vectors(3, 6, DIMENSION)])
+    other = MergedStore(SharedBackend(client), merger=merger)
+    if before:
+        other.ingest("a", vectors=old)
+
+    class Late(SharedBackend):
+        def write(self, shelf, points, **options):
+            if shelf == "chunks":
+                other.ingest("a", vectors=half)
+                super().write(shelf, points, **options)
+                raise StoreUnavailableError("gone")
+            super().write(shelf, points, **options)
+
+    with pytest.raises(StoreUnavailableError):
+        MergedStore(Late(client), merger=merger).ingest("a", vectors=new)
+    assert not list(other.verify())
+    assert_document(client, merger, "a", half)
+
+
+def test_a_turn_that_another_writer_is_saying_at_the_moment_is_said_as_well(client):
+    vector = chunk_vectors(1, 1, DIMENSION)[0]
+    other = MergedStore(SharedBackend(client), merger=MeanMerger())
+    other.append("chat", vector)
+    begun = threading.Event()
+
+    class Slow(SharedBackend):
+        def write(self, shelf, points, **options):
+            begun.set()
+            time.sleep(0.3)
+            super().write(shelf, points, **options)
+
+    def second():
+        begun.wait()
+        assert other.append("chat", vector).written
+
+    together([lambda: MergedStore(Slow(client), merger=MeanMerger()).append("chat", vector), second])
+    assert len(turns(client, "chat")) == 3
+
+
+def test_a_turn_that_another_process_left_behind_is_not_said_twice(client):
+    vector = chunk_vectors(1, 1, DIMENSION)[0]
+
+    class Dying(SharedBackend):
+        def write(self, shelf, points, **options):
+            raise StoreUnavailableError("gone")
+
+    store = MergedStore(SharedBackend(client), merger=MeanMerger())
+    store.append("chat", -vector)
+    with pytest.raises(StoreUnavailableError):
+        MergedStore(Dying(client), merger=MeanMerger()).append("chat", vector)
+    assert store.append("chat", vector).chunks == 2
+    assert len(turns(client, "chat")) == 2
+    assert not list(store.verify())

@@ -1,0 +1,158 @@
+"""A child process that writes is killed at random moments; what it left is completed, and nothing is wrong.
+
+FAULT_RUNS=500 for the full number of kills.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from merger_plugins.stores import MergedStore
+from tests.stores.model import Model, operations, perform
+from tests.strategies import NarrowMean
+
+RUNS = int(os.environ.get("FAULT_RUNS", "24"))
+LIFE = 30
+"""Operations on one folder, through all the kills that they take."""
+
+
+def qdrant(folder: Path):
+    from merger_plugins.qdrant import QdrantBackend
+
+    return QdrantBackend(str(folder), "documents")
+
+
+def chroma(folder: Path):
+    from merger_plugins.chroma import ChromaBackend
+
+    return ChromaBackend(str(folder), "documents")
+
+
+STORES = {"qdrant": qdrant, "chroma": chroma}
+
+
+def dies(backend, changes: int) -> None:
+    """Let this process be killed before a number of changes of points, each on its own, have been made."""
+    left = [changes]
+    write, swap, delete = backend.write, backend.swap, backend.delete
+    delete_document = backend.delete_document
+
+    def spend():
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+
+    def one_by_one(shelf, points, **options):
+        for point in points:
+            spend()
+            write(shelf, [point], **options)
+
+    def swapping(swaps, *, first=(), below=None):
+        one_by_one("merged", first, below=below)
+        done = []
+        for one in swaps:
+            spend()
+            done += swap([one])
+        return done
+
+    def deleting(shelf, ids, **options):
+        for point_id in ids:
+            spend()
+            delete(shelf, [point_id], **options)
+
+    def deleting_document(*args, **options):
+        spend()
+        delete_document(*args, **options)
+
+    backend.write, backend.swap = one_by_one, swapping
+    backend.delete, backend.delete_document = deleting, deleting_document
+
+
+def child(name, folder, work, changes, pipe):
+    """Does the work, and says how far it has come."""
+    backend = STORES[name](folder)
+    store = MergedStore(backend, merger=NarrowMean())
+    store.inspect()
+    if changes is not None:
+        dies(backend, changes)
+    pipe.send("ready")
+    for operation in work:
+        perform(store, operation)
+        pipe.send("done")
+    backend.close()
+    pipe.send("closed")
+
+
+def killed(context, name, folder, work, chance, *, between) -> int:
+    """Run a child until it is killed, between two changes of points or at any moment.
+
+    Returns how many operations it completed, as far as it could say.
+    """
+    here, there = context.Pipe(duplex=False)
+    changes = chance.randrange(40) if between else None
+    process = context.Process(target=child, args=(name, folder, work, changes, there))
+    process.start()
+    there.close()
+    done = 0
+    until = None
+    while True:
+        wait = None if until is None else max(until - time.monotonic(), 0)
+        try:
+            if not here.poll(wait):
+                process.kill()  # at a moment of its own
+                until = None
+                continue
+            message = here.recv()
+        except EOFError:
+            break
+        if message == "ready" and changes is None:
+            until = time.monotonic() + chance.random() * 0.06
+        done += message == "done"
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    here.close()
+    return done
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_no_moment_to_be_killed_is_a_bad_one(tmp_path, name):
+    if name == "chroma" and importlib.util.find_spec("chromadb") is None:
+        pytest.skip("chromadb is not installed")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.stores.test_faults", f"merger_plugins.{name}"])
+    chance = random.Random(7)
+    kills = unfinished = life = 0
+    while kills < RUNS:
+        life += 1
+        # A turn without an id can be repeated, unless the kill came after its last write.
+        between = life % 2 == 0
+        left = operations(life, LIFE, named=not between)
+        folder = tmp_path / str(life)
+        model = Model()
+        while left and kills < RUNS:
+            done = killed(context, name, folder, left, chance, between=between)
+            kills += done < len(left)
+            for operation in left[:done]:
+                model.apply(operation)
+            left = left[done:]
+            backend = STORES[name](folder)
+            store = MergedStore(backend, merger=NarrowMean())
+            unfinished += any(problem.kind == "unfinished" for problem in store.verify())
+            if left:
+                perform(store, left[0])
+                model.apply(left[0])
+                left = left[1:]
+            assert not list(store.verify())
+            model.check(backend, NarrowMean())
+            backend.close()
+    assert kills == RUNS
+    assert unfinished > RUNS // 10
+    print(f"{name}: {kills} kills, {unfinished} of them left something unfinished")
