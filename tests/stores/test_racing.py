@@ -337,14 +337,14 @@ def test_a_turn_that_another_writer_is_saying_at_the_moment_is_said_as_well(clie
 
 
 def test_a_turn_that_another_process_left_behind_is_not_said_twice(client):
-    vector = chunk_vectors(1, 1, DIMENSION)[0]
+    before, vector = chunk_vectors(1, 2, DIMENSION)
 
     class Dying(SharedBackend):
         def write(self, shelf, points, **options):
             raise StoreUnavailableError("gone")
 
     store = MergedStore(SharedBackend(client), merger=MeanMerger())
-    store.append("chat", -vector)
+    store.append("chat", before)
     with pytest.raises(StoreUnavailableError):
         MergedStore(Dying(client), merger=MeanMerger()).append("chat", vector)
     assert store.append("chat", vector).chunks == 2
