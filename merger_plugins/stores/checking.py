@@ -22,7 +22,7 @@ from merger_plugins.stores.changes import (
 from merger_plugins.stores.commits import alone, next_version, sealed, stamped, swapped, version_of
 from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.nodes import Head
-from merger_plugins.stores.places import Gaps, filled, is_empty, section_keys
+from merger_plugins.stores.places import Gaps, filled, is_empty
 from merger_plugins.stores.planning import whole
 from merger_plugins.stores.records import METADATA, TURN, content_hash, unpack
 from merger_plugins.stores.settings import Settings, check
@@ -33,6 +33,7 @@ TOLERANCE = 1e-5
 
 _AT_ONCE = 256
 _RECOVER = "recover"
+SHELVES: tuple[Shelf, ...] = ("chunks", "merged")
 
 ProblemKind = Literal["missing", "wrong", "stray", "unfinished", "fingerprint"]
 
@@ -42,8 +43,8 @@ class Problem:
     """A difference between what is stored and what the chunks give.
 
     Attributes:
-        kind: ``"missing"``, ``"wrong"``, ``"stray"`` (a point that nothing accounts for), ``"unfinished"`` (an
-            operation that was interrupted, or is under way), or ``"fingerprint"`` (another merger's).
+        kind: ``"missing"``, ``"wrong"``, ``"stray"`` (a point that nothing accounts for), ``"unfinished"``
+            (an operation that was interrupted, or is under way), or ``"fingerprint"`` (another merger's).
         document_id: of which document; None for the whole store.
         level: 0 for a chunk, 1 and above for sections; None for a root, or a document as a whole.
         position: place of its first chunk; None for a document as a whole.
@@ -70,7 +71,9 @@ def verify(desk: Desk, settings: Settings, document_id: str | None = None) -> It
         document_id: only this document; None for all.
     """
     if settings.rebuilding is not None or settings.fingerprint != desk.merger.fingerprint:
-        held = settings.fingerprint if settings.rebuilding is None else f"{settings.rebuilding}, half rebuilt"
+        held = settings.fingerprint
+        if settings.rebuilding is not None:
+            held += f" and, half rebuilt, {settings.rebuilding}"
         detail = (
             f"the store holds vectors of the merger {held}, and {desk.merger!r} is {desk.merger.fingerprint}; "
             "call rebuild() or calibrate()"
@@ -230,19 +233,20 @@ def _strays(desk: Desk, trees: dict[str, tuple[int, Gaps]], document_id: str | N
         if not places and name not in rootless:
             rootless.add(name)
             yield Problem("missing", name, None, None, "it has chunks and no root")
-        elif places and (place >= places or is_empty(gaps, place) or point.id != desk.ids.chunk(name, place)):
-            if _tree(desk, trees, name, again=True) == (places, gaps):
-                yield Problem("stray", name, 0, place, "no root accounts for it", point.id, "chunks")
+            continue
+        there = place < places and not is_empty(gaps, place) and point.id == desk.ids.chunk(name, place)
+        if places and not there and _tree(desk, trees, name, again=True) == (places, gaps):
+            yield Problem("stray", name, 0, place, "no root accounts for it", point.id, "chunks")
     found = desk.backend.scan(
         "merged", Where({"kind": "section", **own}), payload=["document_id", "level", "position"]
     )
     for point in found:
         name = point.payload["document_id"]
         places, gaps = _tree(desk, trees, name)
-        if places != -1 and not _is_section_of(desk, point, places, gaps):
-            if _tree(desk, trees, name, again=True) == (places, gaps):
-                level, place = point.payload["level"], point.payload["position"]
-                yield Problem("stray", name, level, place, "no root accounts for it", point.id)
+        stray = places != -1 and not _is_section_of(desk, point, places, gaps)
+        if stray and _tree(desk, trees, name, again=True) == (places, gaps):
+            level, place = point.payload["level"], point.payload["position"]
+            yield Problem("stray", name, level, place, "no root accounts for it", point.id)
 
 
 def _is_section_of(desk: Desk, point: Point, places: int, gaps: Gaps) -> bool:
@@ -305,15 +309,17 @@ def _repair(desk: Desk, name: str, problems: Iterable[Problem]) -> None:
             return
         if is_claim(root) or root.payload["writing"]:
             return
-        version = version_of(root)
-        for shelf in ("chunks", "merged"):
-            strays = [p.point_id for p in problems if p.kind == "stray" and p.shelf == shelf and p.point_id]
-            if strays:
-                desk.backend.delete("chunks" if shelf == "chunks" else "merged", strays, below=version)
+        wrong = {p.point_id for p in problems if p.kind == "wrong"}  # at its place, but says it is elsewhere
+        for shelf in SHELVES:
+            strays = [p.point_id for p in problems if p.kind == "stray" and p.shelf == shelf]
+            ids = [point_id for point_id in strays if point_id is not None and point_id not in wrong]
+            if ids:
+                desk.backend.delete(shelf, ids, below=version_of(root))
         lost = any(p.kind == "missing" and p.level == 0 for p in problems)
         if not lost and any(p.kind != "stray" for p in problems):
-            for point in [p for p in problems if p.shelf == "chunks" and p.kind == "wrong" and p.level == 0]:
-                _rename(desk, point)
+            for problem in problems:
+                if problem.kind == "wrong" and problem.level == 0:
+                    _rename(desk, problem)
             remake(desk, [root])
 
 
@@ -328,7 +334,7 @@ def _rename(desk: Desk, problem: Problem) -> None:
 
 
 def _recover(desk: Desk, name: str, before: Point | None) -> None:
-    """Make a document of chunks that have lost their root, and of sections that have lost their chunks nothing."""
+    """Make chunks that have lost their root a document again, and drop sections that have lost their chunks."""
     own = Where({"document_id": name})
     scanned = desk.backend.scan("chunks", own, payload=["position"])
     ids = [p.id for p in scanned if p.id == desk.ids.chunk(name, p.payload.get("position", -1))]

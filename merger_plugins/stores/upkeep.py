@@ -83,12 +83,12 @@ class Inspection:
 
 def documents(backend: Backend) -> Iterator[StoredDocument]:
     """The documents of a store, in no particular order."""
-    keys = ["document_id", "stop", "mass", "source", METADATA]
+    keys = ["document_id", "count", "mass", "source", METADATA]
     for root in backend.scan("merged", _ROOTS, payload=keys):
         payload = root.payload
         yield StoredDocument(
             payload["document_id"],
-            payload["stop"],
+            payload["count"],
             payload["mass"],
             is_conversation(root),
             payload[METADATA],
