@@ -183,7 +183,7 @@ def _order(
 ) -> tuple[str, ...]:
     def numbered(names: Sequence[str]) -> str | None:
         paths = (path for path in _paths(names, metadata) if path != group_by)
-        return next((p for p in paths if all(_is_number(found(payload, p)) for payload in sample)), None)
+        return next((path for path in paths if _numbers(sample, path)), None)
 
     position, page = numbered(POSITIONS), numbered(PAGES)
     if position is not None:
@@ -209,6 +209,12 @@ def _paths(names: Sequence[str], metadata: str | None) -> Iterator[str]:
 
 def _share(sample: Sequence[Payload], path: str, kind: object) -> float:
     return sum(isinstance(found(payload, path), kind) for payload in sample) / len(sample)  # type: ignore[arg-type]
+
+
+def _numbers(sample: Sequence[Payload], path: str) -> bool:
+    """Whether most points have a number there, and none has anything else."""
+    values = [value for payload in sample if (value := found(payload, path)) is not None]
+    return 2 * len(values) > len(sample) and all(map(_is_number, values))
 
 
 def _is_number(value: object) -> bool:
