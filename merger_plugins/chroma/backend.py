@@ -199,20 +199,6 @@ class ChromaBackend(Backend):
             for swap, met in zip(swaps, meets, strict=True)
         ]
 
-    def patch(self, shelf: Shelf, ids: Sequence[str], payload: Payload) -> None:
-        """Read, changed and written again under the lock of this process's writers."""
-        with self._writing() as client:
-            for batch in _batches(
-                list(dict.fromkeys(ids)), min(_POINTS_AT_ONCE, client.get_max_batch_size())
-            ):
-                stored = self.fetch(shelf, batch, vectors=True)
-                points = [
-                    Point(each.id, each.payload | payload, each.vector, each.contextual)
-                    for each in stored.values()
-                ]
-                if points:
-                    self._put(client, shelf, points, None)
-
     def delete(self, shelf: Shelf, ids: Sequence[str], *, below: int | None = None) -> None:
         """In requests of 1,000 ids."""
         with self._writing() as client:
