@@ -25,6 +25,7 @@ from merger_plugins.stores.spool import Chunk, Gathered, Spool
 from merger_plugins.stores.weaving import Weaver, Woven
 
 T = TypeVar("T")
+S = TypeVar("S", Gathered, list[int])
 
 _SAMPLE = 1_000
 _PAGE = 1_000
@@ -185,11 +186,10 @@ class _Run:
             return Edition(reading.edition(base.fingerprint), reading, base.fingerprint), base
         statistics = CalibrationStatistics(spool.dimension)
         done = 0
-        for batch in _batches(spool.documents(), spool.dimension):
+        for batch in _batches(spool.rows(), spool.dimension):
             for part in _parts(batch, spool.dimension):
-                statistics.update_many(
-                    spool.vectors([row for rows in part for row in rows]), [len(r) for r in part]
-                )
+                rows = [row for own in part for row in own]
+                statistics.update_many(spool.vectors(rows), [len(own) for own in part])
             done += sum(map(len, batch))
             self.order.report("calibrating", done, spool.chunks)
         merger = base.calibrated(statistics)
@@ -358,9 +358,9 @@ def _block(dimension: int) -> int:
     return max(_FLOATS_AT_ONCE // dimension, 64)
 
 
-def _batches(documents: Iterator[Gathered], dimension: int) -> Iterator[list[Gathered]]:
+def _batches(documents: Iterator[S], dimension: int) -> Iterator[list[S]]:
     """Documents that have about a block of chunks together."""
-    batch: list[Gathered] = []
+    batch: list[S] = []
     waiting = 0
     for document in documents:
         if batch and waiting + len(document) > _block(dimension):
@@ -372,13 +372,13 @@ def _batches(documents: Iterator[Gathered], dimension: int) -> Iterator[list[Gat
         yield batch
 
 
-def _parts(batch: list[Gathered], dimension: int) -> Iterator[list[list[int]]]:
-    """Rows of each document of a batch; of one that is longer than a block, in parts."""
+def _parts(batch: list[list[int]], dimension: int) -> Iterator[list[list[int]]]:
+    """A batch of documents' rows; a document that is longer than a block comes in parts."""
     if len(batch) > 1 or len(batch[0]) <= _block(dimension):
-        yield [document.rows for document in batch]
+        yield batch
         return
-    for rows in _in_lots(batch[0].rows, _block(dimension)):
-        yield [list(rows)]
+    for rows in _in_lots(batch[0], _block(dimension)):
+        yield [rows]
 
 
 def _stored(backend: Backend, edition: Edition) -> Iterator[tuple[str, str, int]]:

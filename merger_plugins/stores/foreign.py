@@ -78,7 +78,7 @@ class Reading:
         """What a point's payload says beside its text."""
         if self.metadata:
             inner = found(payload, self.metadata)
-            return dict(inner) if isinstance(inner, Mapping) else {}
+            return inner if type(inner) is dict else {}
         left_out = (self.text, _NODE, _NODE_TYPE)
         return {key: value for key, value in payload.items() if key not in left_out}
 
@@ -100,12 +100,12 @@ def found(payload: Payload, path: str) -> Any:
     """
     value: Any = payload
     for key in path.split("."):
-        if isinstance(value, str) and value.startswith("{"):
+        if type(value) is str and value.startswith("{"):
             try:
                 value = json.loads(value)
             except ValueError:
                 return None
-        if not isinstance(value, Mapping):
+        if type(value) is not dict:
             return None
         value = value.get(key)
     return value

@@ -97,7 +97,7 @@ def recognised(sample: Sequence[Payload], vectors: Mapping[str, VectorForm], wan
             "but its companion collection is gone. Ingest the documents again."
         )
     fields = _fields(sample)
-    metadata = "metadata" if _share(sample, "metadata", Mapping) > 0 else None
+    metadata = "metadata" if _share(sample, "metadata", dict) > 0 else None
     text = wanted.text or _text(sample)
     if _share(sample, _JSON_KEY, str) > 0.5:
         layout, metadata = "LlamaIndex", None

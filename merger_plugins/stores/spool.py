@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,9 @@ from merger_plugins.stores.backend import Payload
 
 _BYTES_OF_ROW = 600
 """About what the table needs for a point, with room for sorting."""
+
+_encode = json.JSONEncoder(sort_keys=True, default=str).encode
+_decode = json.JSONDecoder().decode
 
 _COLUMNS = "row, document, id, mass, digest, metadata"
 
@@ -193,11 +197,18 @@ class Spool:
 
     def documents(self) -> Iterator[Gathered]:
         """Every document with its chunks in reading order, by name."""
+        for name, group in groupby(self._ordered(_COLUMNS), key=itemgetter(1)):
+            yield _gathered(name, group)
+
+    def rows(self) -> Iterator[list[int]]:
+        """The rows of every document in reading order, by name."""
+        for _, group in groupby(self._ordered("row, document"), key=itemgetter(1)):
+            yield [row for row, _ in group]
+
+    def _ordered(self, columns: str) -> Iterator[tuple[Any, ...]]:
         order = ", ".join(["document", *self._sorted_keys(), "number", "id"])
         with self._disk():
-            rows = self._db.execute(f"SELECT {_COLUMNS} FROM chunks ORDER BY {order}")
-        for name, group in groupby(rows, key=lambda row: row[1]):
-            yield _gathered(name, group)
+            return self._db.execute(f"SELECT {columns} FROM chunks ORDER BY {order}")
 
     def is_known(self, document: Gathered) -> tuple[bool, int]:
         """Whether a document is merged in this very form, and how many chunks it had when it last was."""
@@ -240,11 +251,10 @@ class Spool:
         return [f"{'t' if text else 'n'}{i}" for i, text in enumerate(self._text_keys)]
 
     def _row(self, row: int, chunk: Chunk, vector: Vector) -> tuple[Any, ...]:
-        metadata = json.dumps(chunk.metadata, sort_keys=True, default=str)
-        said = json.dumps([chunk.id, chunk.text, list(chunk.order)])
+        metadata = _encode(chunk.metadata)
+        said = _encode([chunk.id, chunk.text, *chunk.order])
         digest = blake2b(vector.tobytes(), digest_size=16)
-        digest.update(said.encode())
-        digest.update(metadata.encode())
+        digest.update(f"{said}{metadata}".encode())
         keys: list[Any] = []
         for kinds, value in zip(self._kinds, chunk.order, strict=True):
             number = _number(value)
@@ -288,9 +298,9 @@ def _gathered(name: str, rows: Iterable[tuple[Any, ...]]) -> Gathered:
         made.rows.append(row)
         digest.update(own)
         if last is None:
-            made.metadata = json.loads(metadata)
-        elif metadata != last:
-            other = json.loads(metadata)
+            made.metadata = _decode(metadata)
+        elif metadata != last and made.metadata:
+            other = _decode(metadata)
             made.metadata = {k: v for k, v in made.metadata.items() if k in other and other[k] == v}
         last = metadata
     made.content = digest.hexdigest()
