@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -39,14 +38,16 @@ def next_version(*points: Point) -> int:
 
 def stamped(points: Iterable[Point], version: int) -> list[Point]:
     """The points with a version."""
-    return [replace(point, payload={**point.payload, "version": version}) for point in points]
+    return [
+        Point(point.id, {**point.payload, "version": version}, point.vector, point.contextual)
+        for point in points
+    ]
 
 
 def sealed(point: Point, version: int, changes: Payload | None = None) -> Point:
     """A point to be swapped in: with a version, a token of its own, and these changes of its payload."""
-    return replace(
-        point, payload={**point.payload, **(changes or {}), "version": version, "token": uuid4().hex}
-    )
+    payload = {**point.payload, **(changes or {}), "version": version, "token": uuid4().hex}
+    return Point(point.id, payload, point.vector, point.contextual)
 
 
 def swapped(backend: Backend, point: Point, before: Point | None) -> bool:
