@@ -360,3 +360,17 @@ def test_a_collection_of_copies_of_one_vector_is_not_distorted_by_rounding(count
     transform = merger.calibration.whitening
     gains = [np.linalg.norm(transform @ other) for other in others]
     assert max(gains) / min(gains) < 1.01
+
+
+def test_many_sequences_at_once_count_like_one_after_another():
+    lengths = [1, 7, 30, 2]
+    vectors = chunk_vectors(9, sum(lengths))
+    one_by_one, at_once = CalibrationStatistics(DIMENSION), CalibrationStatistics(DIMENSION)
+    for part in np.split(vectors, np.cumsum(lengths)[:-1]):
+        one_by_one.update(part)
+    at_once.update_many(vectors, lengths)
+    assert (at_once.vectors, at_once.sequences) == (one_by_one.vectors, one_by_one.sequences)
+    np.testing.assert_allclose(at_once.mean, one_by_one.mean, atol=1e-7)
+    np.testing.assert_allclose(at_once.covariance, one_by_one.covariance, atol=1e-7)
+    with pytest.raises(DimensionError, match="add up"):
+        at_once.update_many(vectors, [1, 2])
