@@ -28,7 +28,7 @@ def command(
     collection: options.Collection = options.DEFAULT_COLLECTION,
     as_json: options.Json = False,
 ) -> None:
-    """Derive every section and root again and compare; exits with 1 where something is wrong and is left so."""
+    """Derive every section and root again and compare; exits with 1 where something is left wrong."""
     hint = "Nothing was changed." if not repair else "Run it again."
     with running("verify", as_json=as_json, interrupted=hint) as output:
         with opened(store, collection) as opened_store:

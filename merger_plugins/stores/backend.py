@@ -46,8 +46,8 @@ class Swap:
     """A conditional write of one point of the companion: a root, a claim or the settings.
 
     Attributes:
-        point: what to store; its payload has ``version``, larger than any before, and ``token``, a string that
-            no other write ever has.
+        point: what to store; its payload has ``version``, larger than any before, and ``token``, a string
+            that no other write ever has.
         expected: the ``version`` that must be stored at this moment; 0 for a point without one; None where
             there must be no such point.
     """
@@ -219,8 +219,8 @@ class Backend(ABC):
             below: for `first`.
 
         Returns:
-            For each swap whether its point is stored now: by its token, read back. False may also mean that it
-            was stored, and replaced by yet another writer before it could be read back.
+            For each swap whether its point is stored now: by its token, read back. False may also mean that
+            it was stored, and replaced by yet another writer before it could be read back.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ def version_of(point: Point) -> int:
 
 
 def next_version(*points: Point) -> int:
-    """A version that none of these points, nor a deleted one, has reached: the time in microseconds or more."""
+    """A version that neither these points nor deleted ones have reached: microseconds since 1970, or more."""
     return max([time.time_ns() // 1_000, *(version_of(point) + 1 for point in points)])
 
 

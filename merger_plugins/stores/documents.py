@@ -234,7 +234,7 @@ def replacement(
     metadata: Mapping[str, Any] | None,
     count: CountTokens,
 ) -> Piece:
-    """The piece that takes another's place; what is not given stays: metadata, speaker, time, a vector's mass.
+    """The piece for another's place; metadata, speaker, time and a vector's mass stay where none is given.
 
     Raises:
         EmptyInputError: no text.

@@ -1,5 +1,6 @@
 """Conversations that grow turn by turn, compared with the merge of all turns."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -205,7 +206,7 @@ def test_a_turn_that_was_interrupted_after_it_began_is_there_whatever_comes_next
             np.testing.assert_array_equal(merged(client)["chat", "root", 3, 0].vector, root)
             assert [problem.kind for problem in store.verify()] == ["unfinished"]
     backend.changes_left = None
-    # The first call changed nothing; the second began, and those after it did not get as far as completing it.
+    # The first call changed nothing; the second began; those after it did not get as far as completing it.
     other = chunk_vectors(3, 1, DIMENSION)
     assert store.append("chat", other[0]).chunks == 22
     assert_document(client, NarrowMean(), "chat", np.concatenate([vectors[:20], vectors[21:22], other]))
@@ -233,10 +234,8 @@ def test_a_turn_with_an_id_is_stored_once_whatever_interrupts_it(client, changes
     vectors = chunk_vectors(2, 9, DIMENSION)
     for place, vector in enumerate(vectors):
         backend.changes_left = changes
-        try:
+        with suppress(StoreUnavailableError):
             store.append("chat", vector, turn_id=str(place))
-        except StoreUnavailableError:
-            pass
         backend.changes_left = None
         for other in (store, MergedStore(backend, merger=NarrowMean())):
             assert other.append("chat", vector, turn_id=str(place)).chunks == place + 1

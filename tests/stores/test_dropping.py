@@ -1,4 +1,4 @@
-"""A database whose answers get lost after it did what it was asked, or come late; repeating completes the call."""
+"""A database whose answers come late, or get lost after it did what it was asked; the call is repeated."""
 
 import time
 

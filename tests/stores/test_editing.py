@@ -129,7 +129,7 @@ def test_what_is_not_given_stays(client):
 def test_an_edited_document_is_told_from_its_former_text(client):
     embedder = HashingEmbedder()
     store = MergedStore(CountingBackend(client), merger=MeanMerger(), embedder=embedder)
-    texts = [f"sentence {word}" for word in "one two three four".split()]
+    texts = [f"sentence {word}" for word in ("one", "two", "three", "four")]
     store.ingest("a", chunks=texts, metadata={"x": 1})
     store.replace("a", 1, "something else")
     embedder.seen.clear()

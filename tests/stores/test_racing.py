@@ -72,7 +72,7 @@ def together(works):
         start.wait()
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the test
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
@@ -167,7 +167,7 @@ def test_everything_at_once_leaves_a_sound_store(client):
     def writer(number):
         store = MergedStore(SharedBackend(client, seed=number), merger=merger)
         choose = random.Random(number)
-        for turn in range(12):
+        for _ in range(12):
             name = f"d{choose.randrange(2)}"
             act = choose.choice(["append", "append", "append", "ingest", "delete", "replace", "remove"])
             try:
