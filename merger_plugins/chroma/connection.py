@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from weakref import WeakValueDictionary
 import chromadb
 import httpx
 from chromadb.api import AdminAPI, ClientAPI
+from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings
 from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 
@@ -30,13 +32,20 @@ from merger_plugins.errors import (
 Location: TypeAlias = str | os.PathLike[str] | ClientAPI
 
 MEMORY = ":memory:"
+
+RESERVE = 64_000_000
+"""Bytes that must be free in a folder to write there: after a disk had filled up while Chroma saved its
+vector index, 80 of 100 vectors were not found any more when the folder was opened again."""
+
 _FULL = ("disk is full", "no space left", "disk quota", "out of disk")
 _READ_ONLY = ("readonly database", "read-only file system", "permission denied")
-_DAMAGED = ("not a database", "malformed", "corrupt")
+_DAMAGED = ("not a database", "malformed", "corrupt", "creating hnsw segment reader")
 _UNREACHABLE = ("could not connect to a chroma server", "connection refused", "server disconnected")
 
 _locks: WeakValueDictionary[tuple[str, ...], threading.RLock] = WeakValueDictionary()
 _locks_guard = threading.Lock()
+_opening = threading.RLock()
+"""Chroma's clients share what is below them by a table that threads may spoil."""
 
 
 class Connection:
@@ -91,9 +100,9 @@ class Connection:
         if self._closed:
             raise StoreError(f"The store in {self.place} is closed; make a new one.")
         try:
-            if self._client is None:
-                self._client = self._opened()
-            yield self._client
+            with _opening:
+                client = self._client = self._client or self._opened()
+            yield client
         except MergerError:
             raise
         except Exception as error:  # HTTP, SQLite, Rust and files each have errors of their own
@@ -105,8 +114,18 @@ class Connection:
 
     @contextmanager
     def writing(self, collection: str) -> Iterator[ClientAPI]:
-        """The client, and no other writer of this process in this collection."""
+        """The client, and no other writer of this process in this collection.
+
+        Raises:
+            StoreFullError: less than `RESERVE` bytes are left where the folder is.
+        """
         with self.client() as client:
+            if self._folder is not None and _free(self._folder) < RESERVE:
+                raise StoreFullError(
+                    f"Less than {RESERVE // 10**6} MB are left for {self.place}, and Chroma saves its index "
+                    "in place: a disk that is full in the middle of that would damage it. Nothing of this "
+                    "request was written. Free some space, then repeat the call: it completes what is there."
+                )
             key = (
                 str(self._folder or self._database or self.place),
                 client.tenant,
@@ -121,6 +140,10 @@ class Connection:
     def close(self) -> None:
         """Unless the client was passed in; the folder is free afterwards where no other store is in it."""
         self._closed = True
+        with _opening:
+            self._close()
+
+    def _close(self) -> None:
         client, self._client = self._client, None
         if client is None:
             return
@@ -149,7 +172,7 @@ class Connection:
         if isinstance(self._location, ClientAPI):
             return self._location
         if self._folder is not None:
-            return chromadb.PersistentClient(str(self._folder))
+            return _persistent(str(self._folder))
         if self.place != MEMORY:
             return chromadb.HttpClient(self.place.rstrip("/"), ssl=self.place.startswith("https"))
         # All clients in memory share one database of a name: each store gets one to itself.
@@ -161,6 +184,17 @@ class Connection:
 def is_url(place: str) -> bool:
     """Whether a location is that of a server."""
     return place.startswith(("http://", "https://"))
+
+
+def _persistent(folder: str) -> ClientAPI:
+    systems = SharedSystemClient._identifier_to_system
+    running = folder in systems
+    try:
+        return chromadb.PersistentClient(folder)
+    except BaseException:
+        if not running:  # what did not start would be handed out again
+            systems.pop(folder, None)
+        raise
 
 
 def _admin() -> AdminAPI:
@@ -204,6 +238,11 @@ def _translated(error: Exception, place: str) -> StoreError:
             f"A collection of the store in {place} is not there ({text}). Make a new store object."
         )
     return StoreError(f"Chroma in {place} failed: {text or repr(error)}")
+
+
+def _free(folder: Path) -> int:
+    """Bytes that are left where a folder is."""
+    return shutil.disk_usage(folder).free
 
 
 def _status(error: Exception) -> int | None:

@@ -2,16 +2,17 @@
 
 The user's own metadata keys stay as they are, and the text is Chroma's document, so that LangChain and people
 read and filter the points as usual. Our keys carry the prefix ``merger:``. What Chroma cannot hold (lists,
-mappings, null, integers past 64 bits, keys that it reserves) is kept as JSON under ``merger:json:``. For
-every string, integer and boolean of the user's in there, a mark ``merger:has:<path>:<value>`` makes it
-findable; for every string in a list of ours, ``merger:in:<key>:<value>``. No payload key of ours has a colon,
-so none of these can meet.
+mappings, null, integers past 64 bits, keys that it reserves) or gives back a little changed (floats of many
+digits) is kept as JSON under ``merger:json:``. For every string, integer and boolean of the user's in there,
+a mark ``merger:has:<path>:<value>`` makes it findable; for every string in a list of ours,
+``merger:in:<key>:<value>``. No payload key of ours has a colon, so none of these can meet.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from merger_plugins.errors import InputError, StoreError
@@ -46,14 +47,17 @@ def flattened(payload: Payload) -> tuple[Flat, str | None]:
     for key, value in payload.items():
         if key == TEXT and isinstance(value, str) and value:
             text = value
-        elif key == METADATA and isinstance(value, Mapping):
+            continue
+        if key == METADATA and isinstance(value, Mapping):
             flat |= _user(value)
-        elif key != TEXT and ":" not in key and _is_scalar(value):
+            continue
+        if key != TEXT and ":" not in key and _is_scalar(value):
             flat[PREFIX + key] = value
-        else:
-            rest[key] = value
-            if isinstance(value, list):
-                flat |= {f"{_IN}{key}:{item}": True for item in value if isinstance(item, str)}
+            if _is_kept(value):
+                continue
+        rest[key] = value
+        if isinstance(value, list):
+            flat |= {f"{_IN}{key}:{item}": True for item in value if isinstance(item, str)}
     if rest:
         flat[_JSON + "payload"] = json.dumps(rest)
     return flat, text
@@ -61,7 +65,7 @@ def flattened(payload: Payload) -> tuple[Flat, str | None]:
 
 def _user(metadata: Mapping[str, Any]) -> Flat:
     flat: Flat = {key: value for key, value in metadata.items() if _is_plain(key) and _is_scalar(value)}
-    rest = {key: value for key, value in metadata.items() if key not in flat}
+    rest = {key: value for key, value in metadata.items() if key not in flat or not _is_kept(value)}
     if rest or not metadata:
         flat[_JSON + METADATA] = json.dumps(rest)
         flat |= {_mark(path, value): True for path, value in _leaves(rest)}
@@ -217,6 +221,17 @@ def _mark(path: str, value: str | int | bool) -> str:
 
 def _is_plain(key: str) -> bool:
     return bool(key) and not key.startswith(_RESERVED)
+
+
+def _is_kept(value: Any) -> bool:
+    """Whether Chroma gives a scalar back as it was: of floats, only where its decimal digits are few.
+
+    Its parser multiplies the digits by a power of ten, which is exact up to 2^53 and 10^22.
+    """
+    if not isinstance(value, float):
+        return True
+    number = Decimal(repr(value)).as_tuple()
+    return int("".join(map(str, number.digits))) <= 2**53 and abs(int(number.exponent)) <= 22
 
 
 def _is_scalar(value: Any) -> bool:

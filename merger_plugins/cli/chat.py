@@ -17,8 +17,8 @@ from merger_plugins.cli.stores import only, opened
 from merger_plugins.errors import EmptyInputError
 
 if TYPE_CHECKING:
-    from merger_plugins.qdrant import QdrantStore
     from merger_plugins.stores.search import Hit, SearchLevel
+    from merger_plugins.stores.store import MergedStore
 
 Turns = Annotated[
     list[str] | None,
@@ -72,7 +72,7 @@ def _lines(turns: list[str] | None, recall: str | None, output: Output) -> list[
     return list(sys.stdin)
 
 
-def _append(store: QdrantStore, conversation: str, turns: list[Turn], before: int, output: Output) -> None:
+def _append(store: MergedStore, conversation: str, turns: list[Turn], before: int, output: Output) -> None:
     with output.progress("appending", len(turns), "turns") as advance:
         for number, turn in enumerate(turns, before + 1):
             append_turn(store, conversation, replace(turn, turn_id=turn.turn_id or str(number)))
@@ -81,7 +81,7 @@ def _append(store: QdrantStore, conversation: str, turns: list[Turn], before: in
     output.print(f"{len(turns)} turns appended to {conversation}, which has {before + len(turns)} now.")
 
 
-def _recalled(store: QdrantStore, conversation: str, question: str, k: int) -> list[Hit]:
+def _recalled(store: MergedStore, conversation: str, question: str, k: int) -> list[Hit]:
     """By contextual turn vectors, which know what a turn answers to, where the store has them."""
     level: SearchLevel = "contextual" if store.inspect().contextual else "chunk"
-    return store.search(question, k, level, filter=only(conversation))
+    return store.search(question, k, level, filter=only(store, conversation))

@@ -9,26 +9,26 @@ from merger_plugins.cli.readers import Conversation, Turn
 from merger_plugins.cli.stores import only
 
 if TYPE_CHECKING:
-    from merger_plugins.qdrant import QdrantStore
     from merger_plugins.stores.documents import Ingested
     from merger_plugins.stores.search import Hit
+    from merger_plugins.stores.store import MergedStore
 
 
-def stored_turns(store: QdrantStore, conversation_id: str) -> list[Turn]:
+def stored_turns(store: MergedStore, conversation_id: str) -> list[Turn]:
     """The turns of a conversation in their order; none where there is no such conversation."""
     dimension = store.inspect().dimension
     chunks = {document.id: document.chunks for document in store.documents()}.get(conversation_id)
     if chunks is None or dimension is None:
         return []
     # Any direction will do, as all are asked for; those after the last are what an interrupted call left.
-    hits = store.search([1.0] * dimension, chunks + 1, "chunk", filter=only(conversation_id))
+    hits = store.search([1.0] * dimension, chunks + 1, "chunk", filter=only(store, conversation_id))
     ordered = sorted(
         (hit.position, hit) for hit in hits if hit.position is not None and hit.position < chunks
     )
     return _turns([hit for _, hit in ordered])
 
 
-def append_turn(store: QdrantStore, conversation_id: str, turn: Turn) -> Ingested:
+def append_turn(store: MergedStore, conversation_id: str, turn: Turn) -> Ingested:
     """Append a turn; its id and session become metadata."""
     metadata = {"turn_id": turn.turn_id, "session": turn.session}
     return store.append(
@@ -41,7 +41,7 @@ def append_turn(store: QdrantStore, conversation_id: str, turn: Turn) -> Ingeste
 
 
 def store_conversation(
-    store: QdrantStore, conversation: Conversation, *, progress: Callable[[], None]
+    store: MergedStore, conversation: Conversation, *, progress: Callable[[], None]
 ) -> list[Ingested]:
     """Append the turns that are not stored yet; what was appended by other means afterwards stays.
 

@@ -13,8 +13,9 @@ Store = Annotated[
     typer.Option(
         "--store",
         envvar=STORE_VARIABLE,
-        metavar="DIR|URL",
-        help="Folder of an embedded Qdrant, or the URL of a Qdrant server (its key in QDRANT_API_KEY).",
+        metavar="[chroma:]DIR|URL",
+        help="Folder of an embedded Qdrant, or the URL of a Qdrant server (its key in QDRANT_API_KEY); "
+        "chroma:DIR or chroma:URL for Chroma.",
     ),
 ]
 Collection = Annotated[str, typer.Option("--collection", metavar="NAME", help="Collection in the store.")]
