@@ -158,14 +158,18 @@ class Tree:
         point = self._stored.get(point_id)
         if point is None:
             raise StoreError(
-                f"A point of {self._head.document_id!r} that is needed to change it is not in the store. Call "
-                "repair() or rebuild() where a section is missing; ingest the document again where a chunk is."
+                f"A point of {self._head.document_id!r} that is needed for this is not in the store. Where a "
+                "section is missing, call repair() or rebuild(); where a chunk is, ingest the document again."
             )
         return point
 
 
 def dimension_of(points: Sequence[Point | None]) -> int:
-    return next(len(point.vector) for point in points if point is not None and point.vector is not None)
+    """Of the vectors of these points, at least one of which has one, or else a node."""
+    for point in points:
+        if point is not None and point.vector is not None:
+            return len(point.vector)
+    return next(len(unpack(p.payload["node"])) for p in points if p is not None and "node" in p.payload)
 
 
 def leaves_of(
@@ -188,11 +192,13 @@ def leaves_of(
 
 
 def joined(merger: SequenceMerger, children: Nodes) -> Nodes:
+    """The node above these, as the only one of its level."""
     group = Nodes(children.vectors[None], children.masses[None], children.counts[None])
     return Nodes(merger._join(group), group.masses.sum(axis=1), group.counts.sum(axis=1))
 
 
 def renewal_now(rolling: RollingMerge, head: Head) -> Renewal:
+    """What contextual vectors of a document would be made with now."""
     return Renewal(
         root=unit(rolling._root_direction()[None])[0],
         mean_mass=rolling.mass / len(rolling),
@@ -203,6 +209,7 @@ def renewal_now(rolling: RollingMerge, head: Head) -> Renewal:
 def section_points(
     ids: PointIds, rolling: RollingMerge, head: Head, keys: Sequence[tuple[int, int]]
 ) -> list[Point]:
+    """Section points of a document; those whose places are all empty are left out."""
     points = []
     fanout = rolling.merger.fanout
     for level, index in keys:
@@ -246,6 +253,7 @@ def section_point(
 
 
 def root_point(ids: PointIds, rolling: RollingMerge, head: Head, renewal: Renewal | None) -> Point:
+    """The root point of a document; `renewal` tells what its contextual vectors were made with."""
     places = rolling.places
     level = root_level(places, rolling.merger.fanout)
     payload = _merged_payload(
@@ -286,6 +294,7 @@ def _merged_payload(
 
 
 def in_context(point: Point, contextual: Vector, merger: SequenceMerger) -> Point:
+    """The chunk point with its contextual vector."""
     payload = {**point.payload, "fingerprint": merger.fingerprint}
     return replace(point, contextual=contextual, payload=payload)
 
@@ -305,7 +314,7 @@ def refreshed(
     runs = np.split(np.asarray(places), np.flatnonzero(np.diff(places) > 1) + 1)
     for run in runs:
         near = [place for place in range(run[0] - REACH, run[-1] + REACH + 1) if place in slots]
-        leaves, masses = leaves_of(merger, [slots[place] for place in near])
+        leaves, masses = leaves_of(merger, [slots[place] for place in near], len(now.root))
         relative = masses / np.float32(now.mean_mass)
         vectors = merger._contextual(leaves, now.root, relative, now.weights)
         for place, vector in zip(near, vectors, strict=True):

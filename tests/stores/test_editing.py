@@ -102,6 +102,22 @@ def test_a_path_is_as_high_as_the_tree_is_complete(client):
     assert changed == {("section", 1, 12), ("section", 2, 9), ("section", 3, 0), ("root", 4, 0)}
 
 
+@pytest.mark.parametrize("contextual", [False, True])
+def test_all_but_one_chunk_may_be_removed_in_any_order(client, contextual):
+    merger = NarrowMean()
+    store = MergedStore(CountingBackend(client), merger=merger, contextual=contextual)
+    vectors = chunk_vectors(1, 21, DIMENSION)
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(21) if seed else np.arange(20, -1, -1)
+        store.ingest("a", vectors=vectors)
+        for removed in range(1, 21):
+            store.remove("a", int(order[removed - 1]))
+            assert_document(client, merger, "a", vectors, empty=sorted(order[:removed].tolist()))
+        assert not list(store.verify())
+        store.append("a", vectors[0])
+        store.delete("a")
+
+
 def test_what_is_not_given_stays(client):
     embedder = HashingEmbedder()
     store = MergedStore(CountingBackend(client), merger=MeanMerger(), embedder=embedder)
