@@ -5,6 +5,13 @@
 >>> merger.merge(vectors).shape                 # (n, 384) chunk vectors in reading order -> (384,)
 """
 
+from merger_plugins.conversation import (
+    ConversationQuery,
+    HistoryGate,
+    fading_masses,
+    merge_question,
+    shown_passages,
+)
 from merger_plugins.embedders import Embedder, MiniLMEmbedder, as_embedder, load_embedder
 from merger_plugins.errors import MergerError
 from merger_plugins.mergers.base import SequenceMerger
@@ -22,7 +29,9 @@ __all__ = [
     "CalibratedMerger",
     "CalibrationStatistics",
     "ContextWeights",
+    "ConversationQuery",
     "Embedder",
+    "HistoryGate",
     "MeanMerger",
     "MergerError",
     "MiniLMEmbedder",
@@ -30,8 +39,11 @@ __all__ = [
     "RollingMerge",
     "SequenceMerger",
     "as_embedder",
+    "fading_masses",
     "load_embedder",
     "load_merger",
+    "merge_question",
+    "shown_passages",
 ]
 
 __version__ = "0.1.0"

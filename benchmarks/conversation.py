@@ -1,0 +1,393 @@
+"""Follow-up questions merged with their conversations: MRR of the right passage, plain cosine.
+
+Run ``python -m benchmarks.conversation --data FOLDER``. Query-side vectors are made from raw question and
+turn vectors; passages, cut at 254 tokens (the model's training length), are compared raw. Where a question
+has several right passages, the best one counts. Besides the two sets of follow-up questions, sets where
+history does not help: human rewrites that stand alone, and self-contained questions with the history of a
+foreign conversation, or with other questions about their own article. Embeddings are kept in .cache/. Writes
+benchmarks/results/conversation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import (
+    DEFAULT_DATA,
+    Floats,
+    Ints,
+    cut,
+    embed,
+    read_jsonl,
+    revision,
+    write_result,
+)
+from merger_plugins import HistoryGate, load_embedder, merge_question, shown_passages
+
+SETS = ("convqa_mtragun", "convqa_trec_cast")
+FOREIGN = ("xquad_en", "covidqa")
+SHARES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+DRAWS = 5
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A history: (n, d) vectors, oldest first, and their tokens."""
+
+    vectors: Floats
+    masses: Floats
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions with their histories.
+
+    Attributes:
+        vectors: (q, d) raw; masses: (q,) tokens.
+        history: of each question.
+        relevant: (q, p) True where a passage answers.
+        group: (q,) questions of one conversation or article, which are not independent.
+        half: (q,) 0 or 1, by a hash of the group's name.
+        passages: (p, d) raw.
+    """
+
+    vectors: Floats
+    masses: Floats
+    history: list[Turns]
+    relevant: NDArray[np.bool_]
+    group: Ints
+    half: Ints
+    passages: Floats
+
+
+Merge = Callable[[Floats, float, Turns, Floats], Floats]
+"""(question, its tokens, history, passages shown in it) -> query vector."""
+
+
+def alone(question: Floats, _mass: float, _history: Turns, _shown: Floats) -> Floats:
+    return question
+
+
+def mixed(question: Floats, _mass: float, history: Turns, _shown: Floats) -> Floats:
+    if not len(history.vectors):
+        return question
+    merged: Floats = 0.7 * question + 0.3 * history.vectors.mean(axis=0)
+    return merged
+
+
+def halving(question: Floats, _mass: float, history: Turns, _shown: Floats) -> Floats:
+    ages = np.arange(len(history.vectors), 0, -1)
+    merged: Floats = question + (0.5**ages).astype(np.float32) @ history.vectors
+    return merged
+
+
+def gated(gate: HistoryGate, *, away: bool) -> Merge:
+    def merge(question: Floats, mass: float, history: Turns, shown: Floats) -> Floats:
+        return merge_question(
+            question,
+            history.vectors,
+            question_mass=mass,
+            masses=history.masses if len(history.masses) else None,
+            shown=shown if away else None,
+            gate=gate,
+        ).vector
+
+    return merge
+
+
+ROWS: dict[str, Merge] = {
+    "question alone": alone,
+    "0.7 question + 0.3 mean of the history": mixed,
+    "weights halving back in time": halving,
+    "gate": gated(HistoryGate(), away=False),
+    "question alone, away from what was shown": gated(HistoryGate(share=0), away=True),
+    "gate, away from what was shown": gated(HistoryGate(), away=True),
+}
+
+
+def shown_before(questions: Questions) -> list[Ints]:
+    """The passages that each history has shown, looked for as in a store: the nearest one to each turn."""
+    found = []
+    for history in questions.history:
+        if not len(history.vectors):
+            found.append(np.zeros(0, np.int64))
+            continue
+        nearest = np.unique((history.vectors @ questions.passages.T).argmax(axis=1))
+        found.append(nearest[shown_passages(history.vectors, questions.passages[nearest])])
+    return found
+
+
+def reciprocal_ranks(
+    questions: Questions, shown: list[Ints], merge: Merge, *, without_shown: bool = False
+) -> Floats:
+    """(q,) 1 over the rank of the best right passage; ties count against it."""
+    cases = zip(questions.vectors, questions.masses, questions.history, shown, strict=True)
+    queries = np.stack(
+        [merge(q, float(mass), history, questions.passages[s]) for q, mass, history, s in cases]
+    )
+    scores = queries @ questions.passages.T
+    right = np.where(questions.relevant, scores, -np.inf).max(axis=1, keepdims=True)
+    above = (scores >= right) & ~questions.relevant
+    if without_shown:
+        for row, passages in zip(above, shown, strict=True):
+            row[passages] = False
+    ranks: Floats = 1 / (1 + above.sum(axis=1))
+    return ranks
+
+
+def difference(values: Floats, baseline: Floats, group: Ints) -> dict[str, float]:
+    """The mean paired difference and its standard error, questions of one group taken together."""
+    gain = values - baseline
+    totals = np.bincount(group, gain - gain.mean())
+    error = float(np.sqrt((totals**2).sum() * np.count_nonzero(np.bincount(group)) / max(len(totals) - 1, 1)))
+    return {"gain": round(float(gain.mean()), 4), "standard error": round(error / len(gain), 4)}
+
+
+def tokens(texts: list[str]) -> Floats:
+    counted = [max(load_embedder().count_tokens(text), 1) for text in texts]
+    return np.minimum(np.array(counted, np.float32), 510)
+
+
+def hashed_half(name: str) -> int:
+    return hashlib.sha256(name.encode()).digest()[0] & 1
+
+
+def load_set(name: str, data: Path) -> tuple[Questions, Questions | None]:
+    """The set's questions as they were asked, and, where there are some, rewritten to stand alone."""
+    files = [data / "conv" / f"{name}{part}.jsonl.gz" for part in ("_passages", "")]
+    passages, conversations = (read_jsonl(file) for file in files)
+    index = {row["id"]: i for i, row in enumerate(passages)}
+    asked = [
+        (row, question) for row in conversations for question in row["questions"] if question["evidence"]
+    ]
+    turns = [{turn["turn_id"]: cut(turn["text"], 254) for turn in row["turns"]} for row, _ in asked]
+    texts = [
+        [known[turn] for turn in question["history"]]
+        for known, (_, question) in zip(turns, asked, strict=True)
+    ]
+    flat = [text for history in texts for text in history]
+    ends = np.cumsum([len(history) for history in texts])[:-1]
+    vectors, masses = embed(f"{name}-turns", flat), tokens(flat)
+    relevant = np.zeros((len(asked), len(passages)), bool)
+    for row, (_, question) in zip(relevant, asked, strict=True):
+        row[[index[passage] for passage in question["evidence"]]] = True
+    names = [row["id"] for row, _ in asked]
+    spoken = [question["question"] for _, question in asked]
+    questions = Questions(
+        vectors=embed(f"{name}-asked", spoken),
+        masses=tokens(spoken),
+        history=[Turns(*part) for part in zip(np.split(vectors, ends), np.split(masses, ends), strict=True)],
+        relevant=relevant,
+        group=np.unique(names, return_inverse=True)[1].astype(np.int64),
+        half=np.array([hashed_half(name) for name in names], np.int64),
+        passages=embed(f"{name}-passages-254", [cut(row["text"], 254) for row in passages]),
+    )
+    rewrites = [question["rewrite"] for _, question in asked]
+    if not all(rewrites):
+        return questions, None
+    return questions, replace(questions, vectors=embed(f"{name}-rewrites", rewrites), masses=tokens(rewrites))
+
+
+def chosen(questions: Questions, rows: Ints, history: list[Turns]) -> Questions:
+    return replace(
+        questions,
+        vectors=questions.vectors[rows],
+        masses=questions.masses[rows],
+        history=history,
+        relevant=questions.relevant[rows],
+        group=questions.group[rows],
+        half=questions.half[rows],
+    )
+
+
+def foreign(questions: Questions, rows: Ints, sources: list[Questions], seed: int = SEED) -> Questions:
+    """Each row with the history of another conversation, drawn at random from all sources."""
+    rng = np.random.default_rng(seed)
+    pool = [
+        (source.passages is questions.passages, int(group), history)
+        for source in sources
+        for group, history in zip(source.group, source.history, strict=True)
+        if len(history.vectors)
+    ]
+
+    def draw(row: int) -> Turns:
+        while True:
+            same_set, group, history = pool[rng.integers(len(pool))]
+            if not same_set or group != questions.group[row]:
+                return history
+
+    return chosen(questions, rows, [draw(int(row)) for row in rows])
+
+
+def load_articles(name: str, data: Path) -> Questions:
+    """Self-contained questions about articles, without history; passages are paragraphs, groups articles."""
+    documents, queries, qrels = (read_jsonl(file) for file in article_files(name, data))
+    paragraphs = [row["text"].split("\n\n") for row in documents]
+    first = dict(zip((row["id"] for row in documents), np.cumsum([0, *map(len, paragraphs)]), strict=False))
+    article = {row["id"]: i for i, row in enumerate(documents)}
+    right = {row["query_id"]: row for row in qrels}
+    golds = [right[row["id"]] for row in queries]
+    passages = embed(f"{name}-paragraphs", [cut(text, 254) for row in paragraphs for text in row])
+    gold = np.array([first[row["doc_id"]] + row["passage"] for row in golds])
+    texts = [row["text"] for row in queries]
+    nothing = Turns(np.zeros((0, passages.shape[1]), np.float32), np.zeros(0, np.float32))
+    return Questions(
+        vectors=embed(f"{name}-queries", texts),
+        masses=tokens(texts),
+        history=[nothing] * len(texts),
+        relevant=gold[:, None] == np.arange(len(passages)),
+        group=np.array([article[row["doc_id"]] for row in golds], np.int64),
+        half=np.zeros(len(texts), np.int64),
+        passages=passages,
+    )
+
+
+def article_files(name: str, data: Path) -> list[Path]:
+    return [data / "eval" / name / f"{part}.jsonl.gz" for part in ("docs", "queries", "qrels")]
+
+
+def own_article(questions: Questions, seed: int = SEED) -> Questions:
+    """Each question after one to seven others about other paragraphs of its article."""
+    rng = np.random.default_rng(seed)
+    gold = questions.relevant.argmax(axis=1)
+    histories = []
+    for article, paragraph in zip(questions.group, gold, strict=True):
+        others = np.flatnonzero((questions.group == article) & (gold != paragraph))
+        drawn = rng.permutation(others)[: rng.integers(1, 8)]
+        histories.append(Turns(questions.vectors[drawn], questions.masses[drawn]))
+    return chosen(questions, np.arange(len(gold)), histories)
+
+
+def self_contained(
+    asked: dict[str, Questions], rewrites: Questions, data: Path
+) -> Iterator[tuple[str, Questions]]:
+    """Sets where history does not help."""
+    everything = list(asked.values())
+    rows = np.arange(len(rewrites.vectors))
+    yield "TREC CAsT rewrites, their own history", rewrites
+    yield "TREC CAsT rewrites, foreign history", foreign(rewrites, np.tile(rows, DRAWS), everything)
+    for title, questions in zip(("MTRAG-UN", "TREC CAsT"), everything, strict=True):
+        first = np.flatnonzero([not len(history.vectors) for history in questions.history])
+        yield (
+            f"{title} first questions, foreign history",
+            foreign(questions, np.tile(first, DRAWS), everything),
+        )
+    for title, name in zip(("XQuAD-en", "COVID-QA"), FOREIGN, strict=True):
+        questions = load_articles(name, data)
+        yield (
+            f"{title}, foreign history",
+            foreign(questions, np.arange(len(questions.vectors)), everything),
+        )
+        yield f"{title}, questions on the same article as history", own_article(questions)
+
+
+def follow_up_figures(questions: Questions, rewritten: Questions | None) -> dict[str, Any]:
+    shown = shown_before(questions)
+    found = {name: reciprocal_ranks(questions, shown, merge) for name, merge in ROWS.items()}
+    found["gate, what was shown left out of the results"] = reciprocal_ranks(
+        questions, shown, ROWS["gate"], without_shown=True
+    )
+    if rewritten:
+        found["human rewrite alone"] = reciprocal_ranks(rewritten, shown, alone)
+    return {
+        "questions": len(questions.vectors),
+        "with history": sum(bool(len(history.vectors)) for history in questions.history),
+        "passages": len(questions.passages),
+        "passages shown before a question": round(float(np.mean([len(passages) for passages in shown])), 2),
+        "rows": {
+            name: {
+                "mrr": round(float(values.mean()), 4),
+                **difference(values, found["question alone"], questions.group),
+                "halves": [round(float(values[questions.half == half].mean()), 4) for half in (0, 1)],
+            }
+            for name, values in found.items()
+        },
+    }
+
+
+def self_contained_figures(questions: Questions) -> dict[str, Any]:
+    shown = shown_before(questions)
+    found = {name: reciprocal_ranks(questions, shown, merge) for name, merge in ROWS.items()}
+    return {
+        "questions": len(questions.vectors),
+        "question alone": round(float(found["question alone"].mean()), 4),
+        "rows": {
+            name: difference(values, found["question alone"], questions.group)
+            for name, values in found.items()
+            if name != "question alone"
+        },
+        "gate, away from what was shown, minus question alone, away": difference(
+            found["gate, away from what was shown"],
+            found["question alone, away from what was shown"],
+            questions.group,
+        ),
+    }
+
+
+def trade_off(asked: dict[str, Questions], others: dict[str, Questions]) -> dict[str, dict[str, float]]:
+    """MRR of the gate by its share; where history does not help, minus the question alone."""
+    sets = asked | others
+    shown = {name: shown_before(questions) for name, questions in sets.items()}
+    plain = {name: reciprocal_ranks(sets[name], shown[name], alone).mean() for name in others}
+
+    def mrr(name: str, share: float, *, away: bool) -> float:
+        merge = gated(HistoryGate(share=share), away=away)
+        return float(reciprocal_ranks(sets[name], shown[name], merge).mean() - plain.get(name, 0))
+
+    curve = {}
+    for share in SHARES:
+        row = {name: mrr(name, share, away=False) for name in sets}
+        row |= {f"{name}, away from what was shown": mrr(name, share, away=True) for name in asked}
+        curve[str(share)] = {name: round(value, 4) for name, value in row.items()}
+    return curve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with conv/ and eval/")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"skipped: there is no data at {options.data}; pass --data", file=sys.stderr)
+        return 0
+    asked, rewrites = {}, None
+    revisions = {}
+    figures: dict[str, Any] = {"follow-up questions": {}, "self-contained questions": {}}
+    for name in SETS:
+        asked[name], rewritten = load_set(name, options.data)
+        rewrites = rewritten or rewrites
+        revisions[name] = revision(
+            [options.data / "conv" / f"{name}{part}.jsonl.gz" for part in ("_passages", "")]
+        )
+        figures["follow-up questions"][name] = follow_up_figures(asked[name], rewritten)
+        print(f"\n{name}")
+        for row, values in figures["follow-up questions"][name]["rows"].items():
+            print(f"  {row:<50} {values}")
+    assert rewrites is not None
+    others = dict(self_contained(asked, rewrites, options.data))
+    for name in FOREIGN:
+        revisions[name] = revision(article_files(name, options.data))
+    for name, questions in others.items():
+        figures["self-contained questions"][name] = self_contained_figures(questions)
+        print(f"\n{name}: {figures['self-contained questions'][name]}")
+    figures["gate by its share"] = trade_off(asked, others)
+    for share, row in figures["gate by its share"].items():
+        print(share, row)
+    path = write_result("conversation", seed=SEED, data=revisions, figures=figures)
+    print(f"\nwritten to {path.relative_to(path.parents[2])}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
