@@ -63,6 +63,7 @@ _INDEXES = {
     "level": models.PayloadSchemaType.INTEGER,
     "source": models.PayloadSchemaType.KEYWORD,
     "edition": models.PayloadSchemaType.KEYWORD,
+    "fingerprint": models.PayloadSchemaType.KEYWORD,
     "chunks": models.PayloadSchemaType.KEYWORD,
 }
 _LOCKS: WeakKeyDictionary[QdrantClient, Any] = WeakKeyDictionary()

@@ -17,8 +17,8 @@ from merger_plugins.cli.stores import opened
 from merger_plugins.errors import DocumentError, InputError
 
 if TYPE_CHECKING:
-    from merger_plugins.qdrant import QdrantStore
     from merger_plugins.stores.documents import Ingested
+    from merger_plugins.stores.store import MergedStore
 
 _BYTES_AT_ONCE = 32_768
 
@@ -46,14 +46,18 @@ def command(
         found = find_sources(paths)
         _report(found, output)
         job = _Job(output)
+        due = False
         output.document.update(store=store, collection=collection, files=job.files)
         if found.sources:
             with opened(store, collection, create=True) as opened_store:
                 job.run(opened_store, found.sources)
+                due = opened_store.calibration_due
         seconds = round(time.perf_counter() - began, 1)
-        output.document["seconds"] = seconds
+        output.document.update(seconds=seconds, calibration_due=due)
         if job.files:
             output.print(f"{job.summary()} ({seconds} s; {store}, collection {collection})")
+        if due:
+            output.print("Not calibrated on most of these chunks yet: run merger-plugins calibrate")
 
 
 def _report(found: Found, output: Output) -> None:
@@ -71,7 +75,7 @@ class _Job:
         self.output = output
         self.files: list[dict[str, Any]] = []
 
-    def run(self, store: QdrantStore, sources: Sequence[Source]) -> None:
+    def run(self, store: MergedStore, sources: Sequence[Source]) -> None:
         with self.output.progress("ingesting", sum(source.size for source in sources)) as advance:
             waiting: list[tuple[Source, Document]] = []
             for source, content in self._read(sources, advance):
@@ -97,7 +101,7 @@ class _Job:
 
     def _documents(
         self,
-        store: QdrantStore,
+        store: MergedStore,
         waiting: Sequence[tuple[Source, Document]],
         advance: Callable[[float], None],
     ) -> None:
@@ -111,7 +115,7 @@ class _Job:
 
     def _conversation(
         self,
-        store: QdrantStore,
+        store: MergedStore,
         source: Source,
         conversation: Conversation,
         advance: Callable[[float], None],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from merger_plugins.errors import ConflictError
 from merger_plugins.stores.backend import Payload, Point, Swap
@@ -30,6 +30,7 @@ from merger_plugins.stores.nodes import Covering, Head
 from merger_plugins.stores.places import Gaps, gaps_of, is_empty, section_keys, with_gap, without_gap
 from merger_plugins.stores.planning import Needs, Plan, edited, extended, renewal_of, whole
 from merger_plugins.stores.records import METADATA, SCHEMA, pack, unpack
+from merger_plugins.stores.settings import EditionError
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Change:
 
     def payload(self) -> Payload:
         """As `of` reads it."""
-        chunks = []
+        chunks: list[list[Any]] = []
         for place, point in self.chunks.items():
             if point is None:
                 chunks.append([place, None])
@@ -99,7 +100,14 @@ class Change:
 
 def claim(desk: Desk, document_id: str, act: str, **extra: object) -> Point:
     """A point that holds the place of a root."""
-    payload = {"schema": SCHEMA, "kind": "claim", "document_id": document_id, "act": act, **extra}
+    payload = {
+        "schema": SCHEMA,
+        "kind": "claim",
+        "document_id": document_id,
+        "act": act,
+        **desk.ids.mark,
+        **extra,
+    }
     return Point(desk.ids.root(document_id), payload)
 
 
@@ -206,10 +214,28 @@ def begin(desk: Desk, document_id: str, root: Point | None, change: Change, vers
     """Put a change into the root of a document; None where another writer was faster.
 
     From here on it happens, whatever becomes of this writer.
+
+    Raises:
+        EditionError: other merged vectors are about to take over, and nothing has happened.
     """
     stands = claim(desk, document_id, "begin") if root is None else root
     begun = sealed(stands, version, {"pending": change.payload()})
-    return begun if swapped(desk.backend, begun, root) else None
+    if not swapped(desk.backend, begun, root):
+        return None
+    if root is None:
+        _confirm(desk, begun)
+    return begun
+
+
+def _confirm(desk: Desk, begun: Point) -> None:
+    """See to it that whoever replaces the merged vectors cannot have overlooked a new document."""
+    try:
+        desk.lookup([])
+    except EditionError:
+        version = version_of(begun) + 1
+        if swapped(desk.backend, sealed(claim(desk, begun.payload["document_id"], "delete"), version), begun):
+            desk.backend.delete("merged", [begun.id], below=version)
+            raise
 
 
 def complete(desk: Desk, begun: Point, change: Change, plan: Plan | None = None) -> Plan:
@@ -298,7 +324,10 @@ def settled(
 def sweep(desk: Desk, document_id: str, sections: list[str], chunks: list[Point], version: int) -> None:
     """Remove what a writer that fell behind wrote outside of its document, which has changed meanwhile."""
     root_id = desk.ids.root(document_id)
-    root = desk.lookup([root_id]).get(root_id)
+    try:
+        root = desk.lookup([root_id]).get(root_id)
+    except EditionError:
+        return  # what was written goes with its edition
     if root is not None and (is_claim(root) or root.payload["writing"]):
         if not is_deletion(root):
             return  # whoever is at work there knows better

@@ -70,13 +70,10 @@ def verify(desk: Desk, settings: Settings, document_id: str | None = None) -> It
         settings: of the store.
         document_id: only this document; None for all.
     """
-    if settings.rebuilding is not None or settings.fingerprint != desk.merger.fingerprint:
-        held = settings.fingerprint
-        if settings.rebuilding is not None:
-            held += f" and, half rebuilt, {settings.rebuilding}"
+    if settings.fingerprint != desk.merger.fingerprint:
         detail = (
-            f"the store holds vectors of the merger {held}, and {desk.merger!r} is {desk.merger.fingerprint}; "
-            "call rebuild() or calibrate()"
+            f"the store holds vectors of the merger {settings.fingerprint}, and {desk.merger!r} is "
+            f"{desk.merger.fingerprint}; call rebuild() or calibrate()"
         )
         yield Problem("fingerprint", None, None, None, detail)
         return
@@ -95,7 +92,10 @@ def _roots(desk: Desk, document_id: str | None) -> Iterator[list[Point]]:
     else:
         kinds = ("root", "claim")
         ids = [
-            p.id for kind in kinds for p in desk.backend.scan("merged", Where({"kind": kind}), payload=False)
+            point.id
+            for kind in kinds
+            for point in desk.backend.scan("merged", Where({"kind": kind}), payload=["edition"])
+            if desk.ids.owns(point.payload)
         ]
     batch: list[Point] = []
     waiting = 0
@@ -238,9 +238,11 @@ def _strays(desk: Desk, trees: dict[str, tuple[int, Gaps]], document_id: str | N
         if places and not there and _tree(desk, trees, name, again=True) == (places, gaps):
             yield Problem("stray", name, 0, place, "no root accounts for it", point.id, "chunks")
     found = desk.backend.scan(
-        "merged", Where({"kind": "section", **own}), payload=["document_id", "level", "position"]
+        "merged", Where({"kind": "section", **own}), payload=["document_id", "level", "position", "edition"]
     )
     for point in found:
+        if not desk.ids.owns(point.payload):
+            continue  # of an edition that is being made, or goes with the next calibrate() or rebuild()
         name = point.payload["document_id"]
         places, gaps = _tree(desk, trees, name)
         stray = places != -1 and not _is_section_of(desk, point, places, gaps)
@@ -334,7 +336,7 @@ def _rename(desk: Desk, problem: Problem) -> None:
 
 
 def _recover(desk: Desk, name: str, before: Point | None) -> None:
-    """Make chunks that have lost their root a document again, and drop sections that have lost their chunks."""
+    """Make chunks that lost their root a document again, and drop sections that lost all their chunks."""
     own = Where({"document_id": name})
     scanned = desk.backend.scan("chunks", own, payload=["position"])
     ids = [p.id for p in scanned if p.id == desk.ids.chunk(name, p.payload.get("position", -1))]

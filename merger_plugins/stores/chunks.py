@@ -80,21 +80,24 @@ class OwnChunks(ChunkPoints):
         backend: the database.
         ids: of the collection.
         fanout: of the merger.
-        contextual: whether there are contextual vectors.
+        fingerprint: of the merger.
+        contextual: whether there are contextual vectors, all of this merger; raw ones are searched otherwise.
     """
 
-    match: Mapping[str, str | int] = {}
-
-    def __init__(self, backend: Backend, ids: PointIds, fanout: int, *, contextual: bool) -> None:
+    def __init__(
+        self, backend: Backend, ids: PointIds, fanout: int, fingerprint: str, *, contextual: bool
+    ) -> None:
         self._backend = backend
         self._ids = ids
         self._fanout = fanout
+        self.match = {"fingerprint": fingerprint, **ids.mark}
         self.contextual = contextual
 
     def nearest(
         self, query: Vector, limit: int, where: Where, *, contextual: bool, per_document: bool = False
     ) -> list[Scored]:
         """In one request."""
+        contextual = contextual and self.contextual
         return self._backend.nearest(
             "chunks", query, limit, where, contextual=contextual, per_document=per_document
         )

@@ -16,7 +16,7 @@ from merger_plugins.stores.documents import Prepared, placed
 from merger_plugins.stores.nodes import Head
 from merger_plugins.stores.places import filled, section_keys
 from merger_plugins.stores.records import META_ID, PointIds
-from merger_plugins.stores.settings import Settings, check
+from merger_plugins.stores.settings import EditionError, Settings, check
 
 _BLOCK = 64
 """Chunk positions looked up at once when it is not known where a document ends."""
@@ -44,18 +44,30 @@ class Desk:
     embed: Callable[[Sequence[str]], Matrix]
     prepare: Callable[[int], None]
 
-    def lookup(self, point_ids: Sequence[str]) -> dict[str, Point]:
+    def lookup(self, point_ids: Sequence[str], *, any_merger: bool = False) -> dict[str, Point]:
         """Roots and claims by id, with their vectors, the store's settings checked on the way.
 
+        Args:
+            point_ids: of roots; none to check the settings alone.
+            any_merger: whether it does not matter which merger made the store.
+
         Raises:
-            FingerprintError: another merger has taken over in the meantime.
+            EditionError: the merged vectors of another edition have taken over, or are about to.
+            FingerprintError: another merger made the store.
         """
         if not self.exists():
             return {}
         points = self.backend.fetch("merged", [META_ID, *point_ids], vectors=True)
         settings = points.pop(META_ID, None)
         if settings is not None:
-            check(Settings.of(settings), self.merger, self.backend.place)
+            now = Settings.of(settings)
+            if now.switching or now.edition != self.ids.edition:
+                raise EditionError(
+                    f"The merged vectors in {self.backend.place} are being replaced, or were, by others that "
+                    "a calibrate() or rebuild() made. Repeat the call."
+                )
+            if not any_merger:
+                check(now, self.merger, self.backend.place)
         return points
 
     def chunk_ids(self, document_id: str, start: int, stop: int) -> list[str]:
@@ -132,8 +144,8 @@ def stored_chunks(desk: Desk, roots: Sequence[Point]) -> list[list[Point | None]
         for place, point_id in zip(own, point_ids, strict=True):
             if point_id not in stored:
                 raise StoreError(
-                    f"Chunk {place} of {head.document_id!r} is not in the store. Ingest the document again, or "
-                    "delete it."
+                    f"Chunk {place} of {head.document_id!r} is not in the store. Ingest the document again, "
+                    "replace() or remove() the chunk, or delete the document."
                 )
             slots[place] = stored[point_id]
         documents.append(slots)

@@ -83,7 +83,7 @@ def delete(desk: Desk, document_id: str) -> bool:
     with alone(desk.backend, [document_id]):
         while True:
             version = next_version()
-            root = desk.backend.fetch("merged", [root_id], payload=["version"]).get(root_id)
+            root = desk.lookup([root_id], any_merger=True).get(root_id)
             if root is None:
                 found = desk.backend.fetch("chunks", [desk.ids.chunk(document_id, 0)], payload=False)
                 # Chunks and sections without a root; a writer who begins now has a larger version.
@@ -107,7 +107,7 @@ def _editable(root: Point | None, document_id: str, position: int, *, remove: bo
         )
     if remove and root.payload["count"] == 1 and not is_empty(gaps, position):
         raise InputError(
-            f"position {position} holds the last chunk of {document_id!r}. Call delete() to remove the document."
+            f"position {position} holds the last chunk of {document_id!r}. Call delete() to remove all of it."
         )
     return root
 

@@ -1,7 +1,7 @@
 """How documents get into the store: reading what is there, embedding, planning, writing.
 
-Each document is claimed first, by a mark in its root, or by a claim in its place. Then chunks and sections are
-written and what is left over is removed; the new root comes last, and until then the old one is found. A
+Each document is claimed first, by a mark in its root, or by a claim in its place. Then chunks and sections
+are written and what is left over is removed; the new root comes last, and until then the old one is found. A
 writer that loses its claim to another one starts again from what that one left.
 """
 
@@ -27,6 +27,7 @@ from merger_plugins.stores.desk import Desk, chunk_points
 from merger_plugins.stores.documents import Ingested, Prepared
 from merger_plugins.stores.planning import Head, Plan, differs, is_conversation, whole
 from merger_plugins.stores.records import METADATA, content_hash
+from merger_plugins.stores.settings import EditionError
 
 
 @dataclass(eq=False)
@@ -211,6 +212,7 @@ def _write(desk: Desk, planned: Sequence[tuple[_Job, Plan, Ingested]]) -> list[I
         for job, _, _ in planned
     ]
     planned = [one for one, mine in zip(planned, backend.swap(claims), strict=True) if mine]
+    _confirm(desk, [job.document.id for job, _, _ in planned if job.root is None], version)
     results, left_sections, left_chunks = [], [], []
     for job, plan, result in planned:
         kept = {*desk.section_ids(job.document.id, len(job.document.pieces)), desk.ids.root(job.document.id)}
@@ -236,6 +238,17 @@ def _write(desk: Desk, planned: Sequence[tuple[_Job, Plan, Ingested]]) -> list[I
             written = [point.id for point in plan.merged[:-1]]
             sweep(desk, job.document.id, written, plan.chunks, version)
     return [result for result, mine in zip(results, done, strict=True) if mine]
+
+
+def _confirm(desk: Desk, names: Sequence[str], version: int) -> None:
+    """See to it that whoever replaces the merged vectors cannot have overlooked new documents."""
+    if not names:
+        return
+    try:
+        desk.lookup([])
+    except EditionError:
+        desk.backend.delete("merged", [desk.ids.root(name) for name in names], below=version)
+        raise
 
 
 def _claimed(desk: Desk, job: _Job, version: int) -> Point:

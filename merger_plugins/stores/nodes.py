@@ -245,6 +245,7 @@ def section_point(
     payload = _merged_payload(
         merger, head, "section", key[0], span, float(children.masses.sum()), int(children.counts.sum())
     )
+    payload |= ids.mark
     if node is not None:
         payload |= {"node": pack(node.vectors[0]), "norm": float(np.linalg.norm(node.vectors[0]))}
     else:
@@ -262,6 +263,7 @@ def root_point(ids: PointIds, rolling: RollingMerge, head: Head, renewal: Renewa
         "content": head.content,
         "source": SOURCES[head.conversation],
         "writing": head.writing,
+        **ids.mark,
     }
     if head.gaps:
         payload["gaps"] = [list(gap) for gap in head.gaps]

@@ -48,21 +48,35 @@ class PointIds:
 
     Attributes:
         namespace: the collection's; kept with it, so that a copy under another name stays readable.
+        edition: of the merged vectors; empty for the first one. Chunk points and calibrations have none.
     """
 
     namespace: UUID
+    edition: str = ""
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What sections, roots and claims of this edition have in their payload, which `owns` reads."""
+        return {"edition": self.edition} if self.edition else {}
+
+    def owns(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a section, root or claim is of this edition."""
+        return bool(payload.get("edition", "") == self.edition)
 
     def chunk(self, document_id: str, position: int) -> str:
         """Id of a chunk point."""
-        return self.section(document_id, 0, position)
+        return str(uuid5(self.namespace, f"0/{position}/{document_id}"))
 
     def section(self, document_id: str, level: int, index: int) -> str:
         """Id of a section point."""
-        return str(uuid5(self.namespace, f"{level}/{index}/{document_id}"))
+        return self._merged(f"{level}/{index}/{document_id}")
 
     def root(self, document_id: str) -> str:
         """Id of a root point."""
-        return str(uuid5(self.namespace, f"root/{document_id}"))
+        return self._merged(f"root/{document_id}")
+
+    def _merged(self, name: str) -> str:
+        return str(uuid5(self.namespace, f"edition {self.edition}/{name}" if self.edition else name))
 
     def calibration(self, fingerprint: str, piece: int) -> str:
         """Id of a point that holds a piece of a calibration's statistics."""
@@ -127,7 +141,7 @@ def unpack(text: str) -> Vector:
         return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"A stored node is damaged ({error}). Call repair() to derive it from the chunks again, or rebuild() for all."
+            f"A stored node is damaged ({error}). Call repair() to derive it again, or rebuild() for all."
         ) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -20,6 +19,10 @@ _PIECE = 512 * 1024
 _CALIBRATION = Where({"kind": "calibration"})
 
 
+class EditionError(FingerprintError):
+    """What was about to be written belongs to merged vectors that others are taking the place of."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings point.
@@ -31,7 +34,13 @@ class Settings:
         contextual: whether chunk points carry contextual vectors.
         pieces: how many points hold the calibration; 0 for none.
         calibration_vectors: how many chunk vectors the calibration saw.
-        rebuilding: fingerprint of the merger that takes over, while it does.
+        edition: of the merged vectors that are searched and written; empty for the first one.
+        begun: how many editions were begun after the first one; each has its number for a name.
+        rebuilding: the edition that is being made, to take its place; None where there is none.
+        switching: whether it is about to take its place, so that writers wait.
+        leftovers: whether points of other editions may be there.
+        context: fingerprint of the merger that made the contextual chunk vectors, while those of the present
+            merger take their places one by one, and none of them is searched; None where they are its own.
         foreign: how `backfill` read chunk points that this package did not write (see
             `merger_plugins.stores.foreign`); None where it wrote them.
         version: grows with every change; 0 before the first.
@@ -43,14 +52,19 @@ class Settings:
     contextual: bool
     pieces: int = 0
     calibration_vectors: int = 0
+    edition: str = ""
+    begun: int = 0
     rebuilding: str | None = None
+    switching: bool = False
+    leftovers: bool = False
+    context: str | None = None
     foreign: dict[str, Any] | None = None
     version: int = 0
 
     @property
     def ids(self) -> PointIds:
         """The ids of this collection."""
-        return PointIds(UUID(self.namespace))
+        return PointIds(UUID(self.namespace), self.edition)
 
     @classmethod
     def of(cls, point: Point) -> Settings:
@@ -93,11 +107,6 @@ def check(settings: Settings, merger: SequenceMerger, place: str) -> None:
     Raises:
         FingerprintError: it did not.
     """
-    if settings.rebuilding is not None:
-        raise FingerprintError(
-            f"{place} is half rebuilt: a calibrate() or rebuild() was interrupted, so that it holds merged "
-            f"vectors of two mergers ({settings.fingerprint} and {settings.rebuilding}). Call it again."
-        )
     if settings.fingerprint != merger.fingerprint:
         raise FingerprintError(
             f"{place} holds merged vectors of the merger {settings.fingerprint}, and {merger!r} is "
@@ -163,10 +172,12 @@ def read_statistics(settings: Settings, backend: Backend) -> CalibrationStatisti
 
 def drop_statistics(backend: Backend, *, keep: str | None) -> None:
     """Remove stored calibrations, but for the one of the merger with this fingerprint."""
-    stale = [point.id for point in _calibrations(backend) if point.payload["fingerprint"] != keep]
+    stale = calibrations(backend, other_than=keep)
     if stale:
         backend.delete("merged", stale)
 
 
-def _calibrations(backend: Backend) -> Iterator[Point]:
-    return backend.scan("merged", _CALIBRATION, payload=["fingerprint"])
+def calibrations(backend: Backend, *, other_than: str | None) -> list[str]:
+    """Ids of the points of stored calibrations, but for the one of the merger with this fingerprint."""
+    found = backend.scan("merged", _CALIBRATION, payload=["fingerprint"])
+    return [point.id for point in found if point.payload["fingerprint"] != other_than]

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Self
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Self, TypeVar
 
 from merger_plugins._types import Matrix
-from merger_plugins.errors import ConflictError, DimensionError, StoreError
+from merger_plugins.errors import ConflictError, DimensionError, FingerprintError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Backend, ChunkForm, Layout, Swap
 from merger_plugins.stores.chunks import ChunkPoints, ForeignChunks, OwnChunks
-from merger_plugins.stores.commits import next_version, sealed
+from merger_plugins.stores.commits import PATIENCE, next_version, sealed
 from merger_plugins.stores.desk import Desk
+from merger_plugins.stores.editions import take_over
 from merger_plugins.stores.foreign import Foreign
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
-from merger_plugins.stores.settings import Settings, check, drop_statistics, resolved, write_statistics
+from merger_plugins.stores.settings import EditionError, Settings, check, resolved
+
+T = TypeVar("T")
+
+_POLL = 0.02
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Settings and the merger that belongs to them, which change together."""
+
+    settings: Settings | None = None
+    merger: SequenceMerger | None = None
 
 
 class StoreState:
@@ -34,7 +48,6 @@ class StoreState:
     Attributes:
         chosen: whether a merger was passed in.
         layout: of the collections; None where they do not exist yet.
-        settings: as stored; None where nothing was ingested yet.
         foreign: what they say of a collection that another application wrote; None for one of our own.
     """
 
@@ -54,15 +67,21 @@ class StoreState:
         self._default = default
         self._wants_contextual = wants_contextual
         self._embed = embed
-        self._merger: SequenceMerger | None = None
+        self._held = _Held()
+        self._lock = Lock()
         self.layout: Layout | None = None
-        self.settings: Settings | None = None
+
+    @property
+    def settings(self) -> Settings | None:
+        """As stored, when they were read last."""
+        return self._held.settings
 
     @property
     def merger(self) -> SequenceMerger:
         """The merger at work; known once the store is open."""
-        assert self._merger is not None
-        return self._merger
+        merger = self._held.merger
+        assert merger is not None
+        return merger
 
     @property
     def given(self) -> SequenceMerger:
@@ -100,13 +119,18 @@ class StoreState:
             merger = self._of_foreign(settings, layout, merger)
         else:
             self._fits(layout, merger)
-        self._merger = resolved(settings, merger, self.backend)
-        self.layout, self.settings = layout, settings
+        try:
+            merger = resolved(settings, merger, self.backend)
+        except StoreError:
+            if settings is None or self._stored() in (None, settings):
+                raise
+            return self.open()  # it was calibrated again just now
+        self.layout, self._held = layout, _Held(settings, merger)
         return self
 
     def forget(self) -> None:
         """Read the settings again when they are needed next."""
-        self._merger, self.layout, self.settings, self.foreign = None, None, None, None
+        self._held, self.layout, self.foreign = _Held(), None, None
         self.backend.form = ChunkForm()
 
     def switched(self) -> bool:
@@ -117,11 +141,91 @@ class StoreState:
         self.forget()
         return self.open().foreign is not None and self.foreign.edition.name != before
 
+    def renewed(self, since: Settings | None = None) -> bool:
+        """Read the settings of a collection of our own again; whether other vectors are to be searched now.
+
+        Args:
+            since: what was read before; the last that was read for None.
+
+        Raises:
+            StoreError: the database fails, or the calibration is damaged.
+        """
+        before = since or self._held.settings
+        if self.foreign is not None or before is None:
+            return False
+        now = self._stored()
+        if now is None or now.version == before.version:
+            return False
+        try:
+            merger = self._merger_for(now)
+        except StoreError:
+            if self._stored() == now:
+                raise
+            return self.renewed(before)  # it was calibrated again just now
+        self._adopt(now, merger)
+        return _searched(now) != _searched(before)
+
+    def write(self, operation: Callable[[Desk], T]) -> T:
+        """Let an operation write, again where other merged vectors took over before it wrote anything.
+
+        Raises:
+            ConflictError: they have been about to take over for too long.
+        """
+        while True:
+            desk, before = self.open().desk(), self.settings
+            try:
+                return operation(desk)
+            except EditionError:
+                self._await_switch()
+            except (FingerprintError, StoreError) as error:  # what it read may have been removed meanwhile
+                if type(error) not in (FingerprintError, StoreError) or not self.renewed(before):
+                    raise
+
+    def _await_switch(self) -> None:
+        until = time.monotonic() + PATIENCE
+        while self.renewed() or (self.settings is not None and self.settings.switching):
+            if time.monotonic() > until:
+                raise ConflictError(
+                    f"New merged vectors have been about to take over in {self.backend.place} for "
+                    f"{PATIENCE:.0f} seconds. If no calibrate() or rebuild() is running, one was "
+                    "interrupted: repeat it. Then repeat this call."
+                )
+            time.sleep(_POLL)
+
+    def _stored(self) -> Settings | None:
+        stored = self.backend.fetch("merged", [META_ID])
+        return Settings.of(stored[META_ID]) if stored else None
+
+    def _merger_for(self, settings: Settings) -> SequenceMerger:
+        held = self._held.merger
+        if held is not None and held.fingerprint == settings.fingerprint:
+            return held
+        return resolved(settings, self.given, self.backend)
+
+    def _adopt(self, settings: Settings, merger: SequenceMerger) -> None:
+        with self._lock:
+            held = self._held.settings
+            if held is None or held.version <= settings.version:
+                self._held = _Held(settings, merger)
+
     def chunks(self) -> ChunkPoints:
         """The chunk points, as searches read them."""
         if self.foreign is not None:
             return ForeignChunks(self.backend, self.foreign.edition)
-        return OwnChunks(self.backend, self.ids, self.merger.fanout, contextual=self.contextual)
+        held = self._held
+        assert held.merger is not None
+        if held.settings is None:
+            return OwnChunks(
+                self.backend, self.ids, held.merger.fanout, held.merger.fingerprint, contextual=False
+            )
+        ready = held.settings.context in (None, held.settings.fingerprint)
+        return OwnChunks(
+            self.backend,
+            held.settings.ids,
+            held.settings.fanout,
+            held.settings.fingerprint,
+            contextual=self.contextual and ready,
+        )
 
     def check(self) -> None:
         """Make sure that this merger made what the store holds; raises `FingerprintError` if not."""
@@ -130,8 +234,11 @@ class StoreState:
                 f"The back-fill of {self.backend.collection!r} was not completed. Run backfill() again: it "
                 "goes on where it stopped. Until then only the level 'chunk' can be searched."
             )
-        if self.settings is not None:
-            check(self.settings, self.merger, self.backend.place)
+        settings = self.settings
+        if settings is not None:
+            if settings.fingerprint != self.merger.fingerprint:
+                self.renewed()
+            check(self.settings or settings, self.merger, self.backend.place)
 
     def refuse_foreign(self, operation: str) -> None:
         """Refuse to write into a collection that this package did not write; raises `StoreError`."""
@@ -145,10 +252,12 @@ class StoreState:
     def desk(self) -> Desk:
         """What ingestion needs."""
         self.refuse_foreign("This operation")
+        held = self._held
+        assert held.merger is not None
         return Desk(
             backend=self.backend,
-            ids=self.ids,
-            merger=self.merger,
+            ids=held.settings.ids if held.settings else self.ids,
+            merger=held.merger,
             contextual=self.contextual,
             exists=lambda: self.settings is not None,
             embed=self._embed,
@@ -156,10 +265,7 @@ class StoreState:
         )
 
     def take_over(self, merger: SequenceMerger, statistics: CalibrationStatistics | None = None) -> None:
-        """Derive every merged vector again with this merger, and let it work from now on.
-
-        Writes the calibration, marks the store as half rebuilt, derives, and only then changes the settings:
-        whatever interrupts it, repeating the call completes it.
+        """Derive every merged vector again with this merger, and let it work from now on; see `editions`.
 
         Args:
             merger: takes over.
@@ -168,18 +274,8 @@ class StoreState:
         self.refuse_foreign("This operation")
         if self.settings is None:
             return
-        before = self.settings = Settings.of(self.backend.fetch("merged", [META_ID])[META_ID])
-        after = replace(before, fingerprint=merger.fingerprint, fanout=merger.fanout, rebuilding=None)
-        if statistics is not None:
-            pieces = write_statistics(statistics, merger.fingerprint, before.ids, self.backend)
-            after = replace(after, pieces=pieces, calibration_vectors=statistics.vectors)
-        elif merger.fingerprint != before.fingerprint:
-            after = replace(after, pieces=0, calibration_vectors=0)
-        self._save(replace(before, rebuilding=merger.fingerprint))
-        self._merger = merger
-        upkeep.derive(self.desk(), before.fanout)
-        self._save(after)
-        drop_statistics(self.backend, keep=after.fingerprint if after.pieces else None)
+        self.renewed()
+        take_over(self.desk(), merger, statistics, self._adopt)
 
     def _of_foreign(
         self, settings: Settings | None, layout: Layout, merger: SequenceMerger
@@ -242,18 +338,15 @@ class StoreState:
             self.layout = None
             self._prepare(dimension)
 
-    def _save(self, settings: Settings) -> None:
-        assert self.settings is not None
-        if not self._swapped(settings, self.settings.version):
-            raise ConflictError(
-                f"Another writer changed the settings of {self.backend.collection!r} just now. Make a new store "
-                "object and repeat the call."
-            )
-
     def _swapped(self, settings: Settings, expected: int | None) -> bool:
         """Store settings in the place of those of this version; returns whether that worked."""
         settings = replace(settings, version=next_version())
         (mine,) = self.backend.swap([Swap(sealed(settings.point(), settings.version), expected)])
         if mine:
-            self.settings = settings
+            self._held = _Held(settings, self._held.merger)
         return mine
+
+
+def _searched(settings: Settings) -> tuple[str | None, ...]:
+    """What decides which vectors a search compares."""
+    return settings.edition, settings.fingerprint, settings.context

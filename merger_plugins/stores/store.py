@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from threading import RLock
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,9 +20,10 @@ from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.loading import load_merger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.appending import append
-from merger_plugins.stores.backend import Backend, Payload
+from merger_plugins.stores.backend import Backend, Payload, Where
 from merger_plugins.stores.backfill import backfill
 from merger_plugins.stores.checking import Problem, repair, verify
+from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.documents import (
     Document,
     Ingested,
@@ -33,7 +36,7 @@ from merger_plugins.stores.documents import (
     words,
 )
 from merger_plugins.stores.editing import delete, edit
-from merger_plugins.stores.filling import Backfilled, BackfillProgress, Order
+from merger_plugins.stores.filling import GROWTH, Backfilled, BackfillProgress, Order
 from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.ingestion import ingest
 from merger_plugins.stores.layouts import Wanted
@@ -90,6 +93,8 @@ class MergedStore:
         self._backend = backend
         self._embedder: Embedder | None = None if embedder is None else as_embedder(embedder)
         self._chunker = chunker
+        self._background: ThreadPoolExecutor | None = None
+        self._calibrating = RLock()
         self._state = StoreState(
             backend,
             merger,
@@ -113,7 +118,9 @@ class MergedStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database; the store is of no use afterwards."""
+        """Let go of the database, once a calibration in the background is done; of no use afterwards."""
+        if self._background is not None:
+            self._background.shutdown()
         self._backend.close()
 
     @property
@@ -191,7 +198,7 @@ class MergedStore:
             ready = {item.id: item for item in batch if isinstance(item, Prepared)}
             done = {}
             if ready:
-                made = ingest(self._state.open().desk(), list(ready.values()))
+                made = self._ingested(list(ready.values()))
                 done = {result.document_id: result for result in made}
             for item in batch:
                 result = item if isinstance(item, Ingested) else done[item.id]
@@ -253,7 +260,8 @@ class MergedStore:
             count=self._count,
             longest=None if longest is None else longest - _SPECIAL_TOKENS,
         )
-        return append(self._state.open().desk(), checked_id(conversation_id), pieces, turn_id=turn_id)
+        name = checked_id(conversation_id)
+        return self._state.write(lambda desk: append(desk, name, pieces, turn_id=turn_id))
 
     def extend(
         self,
@@ -288,8 +296,9 @@ class MergedStore:
         _checked_turn(turn_id)
         document = Document(document_id, None, chunks, vectors, masses, metadata)
         ready = prepared(document, self._splitter(), self._count)
-        desk = self._state.open().desk()
-        return append(desk, ready.id, ready.pieces, turn_id=turn_id, conversation=False)
+        return self._state.write(
+            lambda desk: append(desk, ready.id, ready.pieces, turn_id=turn_id, conversation=False)
+        )
 
     def replace(
         self,
@@ -325,7 +334,8 @@ class MergedStore:
         def make(old: Payload) -> Piece:
             return replacement(old, chunk, text=text, mass=mass, metadata=metadata, count=self._count)
 
-        return edit(self._state.open().desk(), checked_id(document_id), position, make)
+        name = checked_id(document_id)
+        return self._state.write(lambda desk: edit(desk, name, position, make))
 
     def remove(self, document_id: str, position: int) -> Ingested:
         """Remove a chunk or turn; its place stays empty, and later chunks keep their places.
@@ -343,7 +353,8 @@ class MergedStore:
             StoreError: as above.
             ConflictError: as above.
         """
-        return edit(self._state.open().desk(), checked_id(document_id), position, None)
+        name = checked_id(document_id)
+        return self._state.write(lambda desk: edit(desk, name, position, None))
 
     def delete(self, document_id: str) -> bool:
         """Remove a document or conversation with all its points; returns whether there was one."""
@@ -351,7 +362,8 @@ class MergedStore:
         state.refuse_foreign("delete()")
         if state.layout is None or not state.layout.merged:
             return False
-        return delete(state.desk(), checked_id(document_id))
+        name = checked_id(document_id)
+        return state.write(lambda desk: delete(desk, name))
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -402,30 +414,35 @@ class MergedStore:
         vector = self._query(query)
         if state.layout is None:
             return []
-        if level != "chunk":
-            if state.settings is None:
-                return []
-            state.check()
+        if level != "chunk" and state.settings is None:
+            return []
         options: dict[str, Any] = {
             "filter": filter,
             "weights": weights or FusionWeights(),
             "per_document": group_by_document,
             "oversampling": oversampling,
         }
-        hits = search(self._backend, state.chunks(), vector, k, level, **options)
-        if level != "chunk" and not any_merged(hits) and state.switched():
+        while True:
+            before = state.settings
+            if level != "chunk":
+                state.check()
             hits = search(self._backend, state.chunks(), vector, k, level, **options)
-        return hits
+            if level == "chunk" or not (state.renewed(before) or (not any_merged(hits) and state.switched())):
+                return hits
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""
-        if self._state.open().settings is not None:
-            yield from upkeep.documents(self._backend)
+        state = self._state.open()
+        if state.settings is not None:
+            state.renewed()
+            yield from upkeep.documents(self._backend, state.chunks().match)
 
     def inspect(self) -> Inspection:
         """Count what the store holds."""
         state = self._state.open()
-        return upkeep.inspect(self._backend, state.settings, state.layout, state.merger)
+        state.renewed()
+        match = state.chunks().match
+        return upkeep.inspect(self._backend, state.settings, state.layout, state.merger, match)
 
     # -- health ----------------------------------------------------------------------------------------
 
@@ -442,6 +459,7 @@ class MergedStore:
             StoreError: the database fails.
         """
         state = self._state.open()
+        state.renewed()
         if state.settings is not None:
             yield from verify(state.desk(), state.settings, document_id)
 
@@ -460,46 +478,96 @@ class MergedStore:
             StoreError: the database fails; repeat the call.
         """
         state = self._state.open()
-        return [] if state.settings is None else repair(state.desk(), state.settings, document_id)
+
+        def mend(desk: Desk) -> list[Problem]:
+            return [] if state.settings is None else repair(desk, state.settings, document_id)
+
+        return state.write(mend)
 
     # -- merger ----------------------------------------------------------------------------------------
 
-    def calibrate(self) -> SequenceMerger:
+    @property
+    def calibration_due(self) -> bool:
+        """Whether the store has half as many chunks more than its calibration saw, or none; counts them."""
+        return self._has_grown(GROWTH - 1)
+
+    def calibrate(self, *, if_grown: float | None = None) -> SequenceMerger:
         """Calibrate the merger on the chunk vectors of this store, and derive every merged vector again.
 
         Reads all chunk vectors twice, and embeds nothing. The calibration stays with the store: opening it
         with the merger from before is enough. Worth repeating as the store grows.
 
+        Others may go on meanwhile, in this process or another: searches answer from the old vectors, all of
+        them, until the new ones take over, and then from those. Writers wait for that moment, which takes a
+        read and a write for each document. Contextual chunk vectors are replaced one document after another
+        afterwards; until that is done, the levels ``"contextual"`` and ``"fused"`` compare raw chunk vectors
+        in their place.
+
+        Args:
+            if_grown: do nothing unless the chunks are more by this part than when the store was last
+                calibrated, 0.5 being half as many again; or it never was.
+
         Returns:
-            The calibrated merger, now at work.
+            The merger at work now.
 
         Raises:
             EmptyInputError: the store is empty.
+            InputError: `if_grown` is negative.
             StoreError: the database fails; interrupted, call it again.
+            ConflictError: another `calibrate` or `rebuild` began after this one.
         """
-        state = self._state.open()
-        if state.settings is None:
-            raise EmptyInputError(f"{self!r} holds no document; ingest some before calibrate().")
-        statistics = upkeep.gather(state.desk())
-        calibrated = state.merger.calibrated(statistics)
-        if calibrated.fingerprint != state.settings.fingerprint or state.settings.rebuilding:
+        if if_grown is not None and not if_grown >= 0:
+            raise InputError(f"if_grown is {if_grown!r}; it takes a number from 0 on, such as 0.5.")
+        with self._calibrating:
+            state = self._state.open()
+            state.refuse_foreign("calibrate()")
+            state.renewed()
+            if state.settings is None:
+                raise EmptyInputError(f"{self!r} holds no document; ingest some before calibrate().")
+            if if_grown is not None and not self._has_grown(if_grown):
+                return state.merger
+            statistics = upkeep.gather(state.desk())
+            calibrated = state.merger.calibrated(statistics)
             state.take_over(calibrated, statistics)
-        return calibrated
+            return calibrated
+
+    def calibrate_in_background(self, *, if_grown: float | None = None) -> Future[SequenceMerger]:
+        """Let a thread of this store `calibrate`; several calls are done one after another.
+
+        Returns:
+            What `calibrate` returns or raises, as a future. `close` waits for it.
+        """
+        if self._background is None:
+            self._background = ThreadPoolExecutor(1, thread_name_prefix="merger_plugins_calibrate")
+        return self._background.submit(self.calibrate, if_grown=if_grown)
 
     def rebuild(self, *, calibrated: bool = True) -> None:
         """Derive every merged vector again from the stored chunk vectors, with the merger of this store.
 
-        For a store that another merger wrote, one whose rebuilding was interrupted, or one that lost points
-        of its companion collection.
+        For a store that another merger wrote, one whose calibration was interrupted, or one that lost points
+        of its companion collection. With another merger, others may go on as during `calibrate`; with the
+        same, each document is put right by itself.
 
         Args:
             calibrated: False drops a stored calibration and goes back to the merger that was passed in.
 
         Raises:
             StoreError: the database fails; interrupted, call it again.
+            ConflictError: as `calibrate`.
         """
+        with self._calibrating:
+            state = self._state.open()
+            state.renewed()
+            state.take_over(state.merger if calibrated else state.given)
+
+    def _has_grown(self, part: float) -> bool:
         state = self._state.open()
-        state.take_over(state.merger if calibrated else state.given)
+        if state.settings is None or state.foreign is not None:
+            return False
+        state.renewed()
+        seen = state.settings.calibration_vectors
+        chunks = self._backend.count("chunks", Where())
+        return chunks > 0 if not seen else chunks >= (1 + part) * seen
 
     def backfill(
         self,
@@ -586,6 +654,9 @@ class MergedStore:
             batch.append(ready)
         if batch:
             yield batch
+
+    def _ingested(self, documents: Sequence[Prepared]) -> list[Ingested]:
+        return self._state.write(lambda desk: ingest(desk, documents))
 
     def _prepared(self, item: object) -> Prepared | Ingested:
         if isinstance(item, Document):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from merger_plugins.errors import EmptyInputError
+from merger_plugins.errors import EmptyInputError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores.backend import Backend, Layout, Payload, Point, Shelf, Swap, Where
@@ -22,8 +22,19 @@ CHUNKS_AT_ONCE = 512
 """Chunks that one round of requests is about."""
 
 _ROOTS = Where({"kind": "root"})
-_ROOTS_AT_ONCE = 256
-_TREE = ["document_id", "stop", "count", "gaps", "content", "source", "writing", METADATA]
+ROOTS_AT_ONCE = 256
+_TREE = [
+    "document_id",
+    "edition",
+    "version",
+    "stop",
+    "count",
+    "gaps",
+    "content",
+    "source",
+    "writing",
+    METADATA,
+]
 _SAMPLE = 100
 
 
@@ -81,10 +92,10 @@ class Inspection:
     calibration_bytes: int
 
 
-def documents(backend: Backend) -> Iterator[StoredDocument]:
-    """The documents of a store, in no particular order."""
+def documents(backend: Backend, match: Mapping[str, str | int]) -> Iterator[StoredDocument]:
+    """The documents of a store, in no particular order; `match` as that of `ChunkPoints`."""
     keys = ["document_id", "count", "mass", "source", METADATA]
-    for root in backend.scan("merged", _ROOTS, payload=keys):
+    for root in backend.scan("merged", Where({"kind": "root", **match}), payload=keys):
         payload = root.payload
         yield StoredDocument(
             payload["document_id"],
@@ -96,9 +107,13 @@ def documents(backend: Backend) -> Iterator[StoredDocument]:
 
 
 def inspect(
-    backend: Backend, settings: Settings | None, layout: Layout | None, merger: SequenceMerger
+    backend: Backend,
+    settings: Settings | None,
+    layout: Layout | None,
+    merger: SequenceMerger,
+    match: Mapping[str, str | int],
 ) -> Inspection:
-    """Count what a store holds."""
+    """Count what a store holds; `match` as that of `ChunkPoints`."""
     dimension = layout.dimension if layout else None
     if dimension is None or settings is None:
         chunks = 0 if dimension is None else backend.count("chunks", Where())
@@ -119,9 +134,10 @@ def inspect(
         )
     chunks = backend.count("chunks", Where())
     sections: dict[int, int] = {}
-    while count := backend.count("merged", Where({"kind": "section", "level": len(sections) + 1})):
+    below, tops = {"kind": "section", **match}, {"kind": "root", **match}
+    while count := backend.count("merged", Where({**below, "level": len(sections) + 1})):
         sections[len(sections) + 1] = count
-    roots = {source: backend.count("merged", Where({"kind": "root", "source": source})) for source in SOURCES}
+    roots = {source: backend.count("merged", Where({**tops, "source": source})) for source in SOURCES}
     merged = sum(sections.values()) + sum(roots.values())
     pieces = backend.scan("merged", Where({"kind": "calibration"}))
     return Inspection(
@@ -131,23 +147,23 @@ def inspect(
         sections=sections,
         documents=roots["document"],
         conversations=roots["conversation"],
-        depth=_depth(backend, sections, sum(roots.values())),
+        depth=_depth(backend, tops, sections, sum(roots.values())),
         contextual=settings.contextual,
         vector_bytes=4 * dimension * (chunks * (2 if settings.contextual else 1) + merged),
         payload_bytes=_payload_bytes(backend, "chunks", Where(), chunks)
-        + _payload_bytes(backend, "merged", Where({"kind": "section"}), sum(sections.values()))
-        + _payload_bytes(backend, "merged", _ROOTS, sum(roots.values())),
+        + _payload_bytes(backend, "merged", Where(below), sum(sections.values()))
+        + _payload_bytes(backend, "merged", Where(tops), sum(roots.values())),
         fingerprint=settings.fingerprint,
         calibration_vectors=settings.calibration_vectors,
         calibration_bytes=sum(_size(point) for point in pieces),
     )
 
 
-def _depth(backend: Backend, sections: dict[int, int], roots: int) -> int:
+def _depth(backend: Backend, tops: Mapping[str, str | int], sections: dict[int, int], roots: int) -> int:
     if not roots:
         return 0
     depth = len(sections)
-    return depth + bool(backend.count("merged", Where({"kind": "root", "level": depth + 1})))
+    return depth + bool(backend.count("merged", Where({**tops, "level": depth + 1})))
 
 
 def _payload_bytes(backend: Backend, shelf: Shelf, where: Where, count: int) -> int:
@@ -167,8 +183,9 @@ def gather(desk: Desk) -> CalibrationStatistics:
         StoreError: the database fails, or a chunk is missing.
     """
     statistics: CalibrationStatistics | None = None
-    for batch in _batches(desk.backend.scan("merged", _ROOTS, payload=_TREE)):
-        for points in stored_chunks(desk, batch):
+    roots = desk.backend.scan("merged", _ROOTS, payload=_TREE)
+    for batch in batches(root for root in roots if desk.ids.owns(root.payload)):
+        for _, points in steady_chunks(desk, batch):
             vectors = [p.vector for p in points if p is not None and p.vector is not None]
             statistics = statistics or CalibrationStatistics(len(vectors[0]))
             statistics.update(vectors)
@@ -180,20 +197,53 @@ def gather(desk: Desk) -> CalibrationStatistics:
     return statistics
 
 
-def derive(desk: Desk, fanout: int) -> None:
-    """Make every section, root and contextual vector again from the chunk points.
+def steady_chunks(desk: Desk, roots: Sequence[Point]) -> Iterator[tuple[Point, list[Point | None]]]:
+    """Documents with their chunk points, as `stored_chunks` gives them; those that are changing are left out.
 
     Args:
-        desk: the store, with the merger that takes over.
-        fanout: of the merger before.
+        desk: the store.
+        roots: as they were read.
+
+    Raises:
+        StoreError: a chunk of a document that nobody is changing is missing, or the database fails.
     """
-    ids = [root.id for root in desk.backend.scan("merged", _ROOTS, payload=False)]
-    for start in range(0, len(ids), _ROOTS_AT_ONCE):
-        found = desk.backend.fetch("merged", ids[start : start + _ROOTS_AT_ONCE], vectors=True)
-        for batch in _batches([root for root in found.values() if not is_claim(root)]):
+    try:
+        yield from zip(roots, stored_chunks(desk, roots), strict=True)
+        return
+    except StoreError as error:
+        if type(error) is not StoreError:
+            raise
+    for root in roots:
+        try:
+            (chunks,) = stored_chunks(desk, [root])
+        except StoreError as error:
+            if type(error) is not StoreError or not _is_changing(desk, root):
+                raise
+        else:
+            yield root, chunks
+
+
+def _is_changing(desk: Desk, root: Point) -> bool:
+    if root.payload["writing"]:
+        return True
+    now = desk.backend.fetch("merged", [root.id], payload=["version", "writing", "pending"]).get(root.id)
+    return now is None or version_of(now) != version_of(root) or "pending" in now.payload
+
+
+def derive(desk: Desk) -> None:
+    """Make every section, root and contextual vector again in place, from the chunk points."""
+    ids = root_ids(desk)
+    for start in range(0, len(ids), ROOTS_AT_ONCE):
+        found = desk.backend.fetch("merged", ids[start : start + ROOTS_AT_ONCE], vectors=True)
+        for batch in batches([root for root in found.values() if not is_claim(root)]):
             remake(desk, batch)
-            if fanout != desk.merger.fanout:
-                _drop_sections(desk, batch, fanout)
+
+
+def root_ids(desk: Desk, *, claims: bool = False) -> list[str]:
+    """Ids of the roots of this edition, or of its claims."""
+    kind = Where({"kind": "claim" if claims else "root"})
+    found = desk.backend.scan("merged", kind, payload=["edition"])
+    return [point.id for point in found if desk.ids.owns(point.payload)]
 
 
 def remake(desk: Desk, roots: Sequence[Point]) -> None:
@@ -212,7 +262,7 @@ def remake(desk: Desk, roots: Sequence[Point]) -> None:
     with alone(desk.backend, [root.payload["document_id"] for root in roots]):
         while left:
             lost = _remade(desk, left)
-            again = desk.backend.fetch("merged", [root.id for root in lost], vectors=True) if lost else {}
+            again = desk.lookup([root.id for root in lost]) if lost else {}
             left = [root for root in again.values() if not is_claim(root)]
             if left:
                 tries.lost(left[0].payload["document_id"])
@@ -251,17 +301,7 @@ def _remade(desk: Desk, roots: Sequence[Point]) -> list[Point]:
     return [root for root, ok in zip(roots, mine, strict=True) if not (ok and next(done))]
 
 
-def _drop_sections(desk: Desk, roots: Iterable[Point], fanout: int) -> None:
-    stale: list[str] = []
-    for root in roots:
-        document_id, places = root.payload["document_id"], root.payload["stop"]
-        kept = set(desk.section_ids(document_id, places))
-        stale += [old for old in desk.section_ids(document_id, places, fanout) if old not in kept]
-    if stale:
-        desk.backend.delete("merged", stale)
-
-
-def _batches(roots: Iterable[Point]) -> Iterator[list[Point]]:
+def batches(roots: Iterable[Point]) -> Iterator[list[Point]]:
     """Roots of documents that have about `CHUNKS_AT_ONCE` chunks together."""
     batch: list[Point] = []
     waiting = 0
