@@ -29,7 +29,6 @@ from merger_plugins.stores.backend import (
     Backend,
     ChunkForm,
     Layout,
-    Payload,
     Point,
     Scored,
     Shelf,
@@ -202,8 +201,8 @@ class QdrantBackend(Backend):
         if chosen is None or self.form.vector not in (None, self._raw):
             raise StoreError(
                 f"The collection {self.collection!r} has vectors named {sorted(vectors)}, and none named "
-                f"{self.form.vector or CHUNK!r}. Choose a collection with one vector without a name, or a new "
-                "one; or run backfill() to say which vector is the chunks'."
+                f"{self.form.vector or CHUNK!r}. Choose a collection with one vector without a name, or a "
+                "new one; or run backfill() to say which vector is the chunks'."
             )
         if chosen.distance is not None:
             raise StoreError(
@@ -246,11 +245,11 @@ class QdrantBackend(Backend):
 
     def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
         """In requests of at most 256 points."""
-        options = {} if below is None else {"update_filter": _not_above(below)}
+        guard = None if below is None else _not_above(below)
         for batch in _batches(points):
             structs = self._structs(shelf, batch)
             with self._errors() as client:
-                client.upsert(self._name(shelf), structs, wait=True, **options)
+                client.upsert(self._name(shelf), structs, wait=True, update_filter=guard)
 
     def swap(
         self, swaps: Sequence[Swap], *, first: Sequence[Point] = (), below: int | None = None
@@ -297,7 +296,7 @@ class QdrantBackend(Backend):
     def delete(self, shelf: Shelf, ids: Sequence[str], *, below: int | None = None) -> None:
         """In requests of 1,000 ids."""
         for start in range(0, len(ids), _IDS_AT_ONCE):
-            some = list(ids[start : start + _IDS_AT_ONCE])
+            some: list[Any] = list(ids[start : start + _IDS_AT_ONCE])
             with self._errors() as client:
                 selector: models.PointIdsList | models.FilterSelector
                 if below is not None and _embedded(client):  # it would look at every point for a filter

@@ -18,7 +18,7 @@ def command(
     if_grown: Annotated[
         float | None,
         typer.Option(
-            help="Only if there are this much more chunks than at the last time, 0.5 being half as many again."
+            help="Only if there are this much more chunks than the last time, 0.5 being half as many."
         ),
     ] = None,
     as_json: options.Json = False,
@@ -48,7 +48,7 @@ def command(
         )
         if if_grown is not None and after.fingerprint == before.fingerprint:
             output.print(
-                f"Nothing to do: calibrated on {after.calibration_vectors:,} of {after.chunks:,} chunk vectors."
+                f"Nothing to do: calibrated on {after.calibration_vectors:,} of {after.chunks:,} vectors."
             )
             return
         output.print(

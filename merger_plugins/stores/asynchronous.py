@@ -73,6 +73,8 @@ class AsyncMergedStore:
     append = _awaitable(MergedStore.append)
     delete = _awaitable(MergedStore.delete)
     search = _awaitable(MergedStore.search)
+    recall = _awaitable(MergedStore.recall)
+    merged_question = _awaitable(MergedStore.merged_question)
     inspect = _awaitable(MergedStore.inspect)
     calibrate = _awaitable(MergedStore.calibrate)
     rebuild = _awaitable(MergedStore.rebuild)

@@ -237,7 +237,7 @@ class Backend(ABC):
     def delete_document(self, shelf: Shelf, document_id: str, *, below: int | None = None) -> None:
         """Remove every point of a document, of a version up to `below`; None for any version."""
 
-    def write_contextual(self, points: Sequence[Point]) -> None:
+    def write_contextual(self, points: Sequence[Point]) -> None:  # noqa: ARG002 - for those with room
         """Set the contextual vector of chunk points that are there, and change nothing else of them.
 
         Raises:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -96,21 +96,19 @@ def search(
     k: int,
     level: SearchLevel,
     *,
-    filter: Any,
+    where: Where,
     weights: FusionWeights,
     per_document: bool,
     oversampling: int,
 ) -> list[Hit]:
-    """The k best hits of a level, best first; see `MergedStore.search`."""
+    """The k best hits of a level among the points that `where` says, best first; see `MergedStore.search`."""
     if level == "fused":
-        return _fused(backend, chunks, query, k, filter, weights, per_document, oversampling)
+        return _fused(backend, chunks, query, k, where, weights, per_document, oversampling)
     if level in ("chunk", "contextual"):
-        found = chunks.nearest(
-            query, k, Where(filter=filter), contextual=level == "contextual", per_document=per_document
-        )
+        found = chunks.nearest(query, k, where, contextual=level == "contextual", per_document=per_document)
         return [_chunk_hit(chunks, scored) for scored in found]
-    match = {**(_SECTIONS if level == "section" else _ROOTS), **chunks.match}
-    found = backend.nearest("merged", query, k, Where(match, filter=filter), per_document=per_document)
+    match = {**where.match, **(_SECTIONS if level == "section" else _ROOTS), **chunks.match}
+    found = backend.nearest("merged", query, k, replace(where, match=match), per_document=per_document)
     if level == "section":
         return _section_hits(chunks, found)
     return [_merged_hit(scored, "document") for scored in found]
@@ -141,7 +139,7 @@ def _fused(
     chunks: ChunkPoints,
     query: Vector,
     k: int,
-    filter: Any,
+    where: Where,
     weights: FusionWeights,
     per_document: bool,
     oversampling: int,
@@ -149,12 +147,13 @@ def _fused(
     depth = k * oversampling
     contextual = chunks.contextual
     match = {**_ROOTS, **chunks.match}
-    found = chunks.nearest(query, depth, Where(filter=filter), contextual=contextual)
+    found = chunks.nearest(query, depth, where, contextual=contextual)
     roots: dict[str, float] = {}
     if weights.root:
-        roots = _by_document(backend.nearest("merged", query, 2 * k, Where(match), payload=["document_id"]))
+        among = Where(match, documents=where.documents)
+        roots = _by_document(backend.nearest("merged", query, 2 * k, among, payload=["document_id"]))
         if roots:
-            inside = Where(documents=sorted(roots), filter=filter)
+            inside = replace(where, documents=sorted(roots))
             found += chunks.nearest(query, depth, inside, contextual=contextual)
     candidates = {scored.point.id: scored for scored in found}
     documents = {chunks.document(scored.point.payload) for scored in found}

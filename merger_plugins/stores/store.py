@@ -13,6 +13,7 @@ from typing import Any, Self
 from merger_plugins._batching import as_matrix, as_vector
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.chunking import Chunker, SentenceChunker
+from merger_plugins.conversation import ConversationQuery, HistoryGate
 from merger_plugins.embedders import Embedder, MiniLMEmbedder, as_embedder, load_embedder
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.mergers.base import SequenceMerger
@@ -40,6 +41,7 @@ from merger_plugins.stores.filling import GROWTH, Backfilled, BackfillProgress, 
 from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.ingestion import ingest
 from merger_plugins.stores.layouts import Wanted
+from merger_plugins.stores.recall import HISTORY, RecallLevel, checked_history, follow_up, last_turns
 from merger_plugins.stores.search import (
     OVERSAMPLING,
     FusionWeights,
@@ -65,8 +67,8 @@ class MergedStore:
 
     Any number of threads, and on a server of processes, may write at once, also into one document: each
     operation happens as a whole, before or after every other. Whatever interrupts one, the next that touches
-    the document completes or refuses it, `verify` finds it, and repeating the call ends in the state of a call
-    that nothing interrupted.
+    the document completes or refuses it, `verify` finds it, and repeating the call ends in the state of a
+    call that nothing interrupted.
 
     Args:
         backend: the database.
@@ -233,11 +235,11 @@ class MergedStore:
             text: the text of a turn that is a vector.
             mass: tokens it stands for; counted where it is text, else 1.
             turn_id: your name for this turn within the conversation. With it, repeating the call changes
-                nothing once the turn is stored, whoever stored it. Without it, a call that was interrupted can
-                be repeated as long as nothing else was written to the conversation: a turn of the same content
-                that was left half written is completed and not stored twice. A call that was interrupted after
-                its last write, before it returned, cannot be told from one that never was: repeated without
-                a `turn_id`, it stores the turn a second time.
+                nothing once the turn is stored, whoever stored it. Without it, a call that was interrupted
+                can be repeated as long as nothing else was written to the conversation: a turn of the same
+                content that was left half written is completed and not stored twice. A call that was
+                interrupted after its last write, before it returned, cannot be told from one that never was:
+                repeated without a `turn_id`, it stores the turn a second time.
 
         Raises:
             EmptyInputError: no text.
@@ -374,6 +376,9 @@ class MergedStore:
         level: SearchLevel = "chunk",
         *,
         filter: Any = None,
+        documents: Sequence[str] | None = None,
+        conversation: str | None = None,
+        history: int = HISTORY,
         weights: FusionWeights | None = None,
         group_by_document: bool = False,
         oversampling: int = OVERSAMPLING,
@@ -396,6 +401,10 @@ class MergedStore:
             level: see above.
             filter: metadata that hits must have, as a mapping of key -> value or list of values, or the
                 database's own filter object. On the level ``"fused"`` it chooses among the chunks.
+            documents: ids of documents, of which hits must belong to one.
+            conversation: id of a stored conversation in which the query is asked: it is merged with the last
+                turns, as far as it needs them (`merger_plugins.merge_question`).
+            history: how many turns those are at the most.
             weights: of a fused score.
             group_by_document: only the best hit of each document.
             oversampling: candidates for each hit of a fused search.
@@ -416,8 +425,10 @@ class MergedStore:
             return []
         if level != "chunk" and state.settings is None:
             return []
+        if conversation is not None:
+            vector = self.merged_question(query, conversation, history=history).vector
         options: dict[str, Any] = {
-            "filter": filter,
+            "where": Where(documents=documents, filter=filter),
             "weights": weights or FusionWeights(),
             "per_document": group_by_document,
             "oversampling": oversampling,
@@ -429,6 +440,78 @@ class MergedStore:
             hits = search(self._backend, state.chunks(), vector, k, level, **options)
             if level == "chunk" or not (state.renewed(before) or (not any_merged(hits) and state.switched())):
                 return hits
+
+    def recall(
+        self,
+        question: str | VectorLike,
+        k: int = 10,
+        level: RecallLevel = "turn",
+        *,
+        conversation_id: str | None = None,
+        history: int = 0,
+        filter: Any = None,
+    ) -> list[Hit]:
+        """What was said about something: turns, episodes or whole conversations, best first.
+
+        Args:
+            question: a text, or a raw query vector (d,).
+            k: how many at the most.
+            level: ``"turn"``, in context where the store has contextual vectors; ``"episode"``, a section of
+                ten turns; or ``"conversation"``.
+            conversation_id: only this one; all of the store's conversations and documents for None.
+            history: how many of its last turns the question may be merged with, as in `search`; 0 where the
+                question is not part of the conversation.
+            filter: as `search`.
+
+        Raises:
+            InputError: as `search`, or a level that there is not.
+            FingerprintError, StoreError: as `search`.
+        """
+        contextual = self._state.open().contextual
+        levels: dict[str, SearchLevel] = {
+            "turn": "contextual" if contextual else "chunk",
+            "episode": "section",
+            "conversation": "document",
+        }
+        if level not in levels:
+            raise InputError(f"level is {level!r}; choose one of {', '.join(levels)}.")
+        return self.search(
+            question,
+            k,
+            levels[level],
+            filter=filter,
+            documents=None if conversation_id is None else [checked_id(conversation_id)],
+            conversation=conversation_id if checked_history(history) else None,
+            history=history,
+        )
+
+    def merged_question(
+        self,
+        question: str | VectorLike,
+        conversation_id: str,
+        *,
+        history: int = HISTORY,
+        gate: HistoryGate | None = None,
+    ) -> ConversationQuery:
+        """A question merged with the last turns of a stored conversation, as far as it needs them.
+
+        Args:
+            question: a text, or a raw query vector (d,).
+            conversation_id: one that is not stored has no turns, so that the question stays as it is.
+            history: how many turns at the most.
+            gate: decides how far; None for the defaults, which are for the bundled embedder.
+
+        Raises:
+            InputError: as `search`.
+            StoreError: the database fails.
+        """
+        checked_history(history)
+        state = self._state.open()
+        vector = self._query(question)
+        mass = float(max(self._count(question), 1)) if isinstance(question, str) else None
+        known = state.settings is not None and history and state.foreign is None
+        turns = last_turns(self._backend, state.ids, checked_id(conversation_id), history) if known else []
+        return follow_up(vector, mass, turns, gate)
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""
