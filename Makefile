@@ -1,5 +1,6 @@
 # make demo   the main job on the sample documents; DOCS=folder Q="a question" for your own
 # make test   everything the tests need, then the tests
+# make lowest the contract of the stores with the oldest clients that pyproject.toml claims
 # make check  lint, types, import contracts, the wheel, a base-only install
 # make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
@@ -7,13 +8,16 @@ DATA ?= ../shared/data
 DOCS ?=
 Q ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test lowest check bench clean
 
 demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest
+
+lowest: .venv/lowest/.done
+	.venv/lowest/bin/python -m pytest tests/stores/contract
 
 check: .venv/check/.done
 	.venv/check/bin/ruff check .
@@ -48,6 +52,11 @@ bench: .venv/bench/.done
 	$(PYTHON) -m venv .venv/test
 	@echo "Installing what the tests need ..."
 	.venv/test/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+.venv/lowest/.done: pyproject.toml .ci/lowest.py
+	$(PYTHON) -m venv .venv/lowest
+	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]" $$(.venv/lowest/bin/python .ci/lowest.py chroma qdrant)
 	@touch $@
 
 .venv/check/.done: pyproject.toml
