@@ -63,6 +63,19 @@ LOOSE_ROWS = (
     ("raw chunks + mean", "raw chunks + means of 10 + mean of all, fused"),
     ("calibrated chunks + root", "**calibrated chunks + section + root, fused**"),
 )
+FOLLOW_UP_ROWS = (
+    ("question alone", "the question alone"),
+    ("0.7 question + 0.3 mean of the history", "0.7 question + 0.3 mean of the history"),
+    ("weights halving back in time", "weights halving back in time"),
+    ("human rewrite alone", "rewritten by a person to stand alone"),
+    ("gate", "**`merge_question`**"),
+    ("question alone, away from what was shown", "the question alone, away from what was shown"),
+    ("gate, away from what was shown", "**`merge_question`, away from what was shown**"),
+    (
+        "gate, what was shown left out of the results",
+        "`merge_question`, what was shown left out of the results",
+    ),
+)
 GAINS = "gain by calibrating on a subset"
 
 
@@ -106,10 +119,47 @@ def loose_subsets(figures: dict[str, Any]) -> str:
     )
 
 
+def follow_up_rows(figures: dict[str, Any]) -> str:
+    def cells(rows: dict[str, Any], row: str) -> tuple[str, str]:
+        if row not in rows:
+            return "", ""
+        gain = f"{rows[row]['gain']:+.3f} ± {rows[row]['standard error']:.3f}"
+        return f"{rows[row]['mrr']:.3f}", "" if row == "question alone" else gain
+
+    return table(
+        ("what is searched with", *(head for title in LOOSE.values() for head in (title, "gain"))),
+        *(
+            (what, *(cell for name in LOOSE for cell in cells(figures[name]["rows"], row)))
+            for row, what in FOLLOW_UP_ROWS
+        ),
+    )
+
+
+def self_contained_rows(figures: dict[str, Any]) -> str:
+    def gain(found: dict[str, float]) -> str:
+        return f"{found['gain']:+.3f} ± {found['standard error']:.3f}"
+
+    return table(
+        ("questions and their history", "questions", "alone", "halving weights", "merged", "merged, away"),
+        *(
+            (
+                name,
+                str(row["questions"]),
+                f"{row['question alone']:.3f}",
+                gain(row["rows"]["weights halving back in time"]),
+                gain(row["rows"]["gate"]),
+                gain(row["rows"]["gate, away from what was shown"]),
+            )
+            for name, row in figures.items()
+        ),
+    )
+
+
 def tables() -> dict[str, str]:
     sets = load("retrieval")["figures"]
     covid, xquad = (sets[name]["ndcg@10"] for name in ("covidqa", "xquad_en"))
     gains = sets["covidqa"][GAINS]
+    conversation = load("conversation")["figures"]
     languages, loose = load("retrieval-languages")["figures"], load("passages")["figures"]
     speed, parity = load("speed")["figures"]["ratios"], load("embedder_parity")
     return {
@@ -150,6 +200,8 @@ def tables() -> dict[str, str]:
         ),
         "loose": loose_rows(loose),
         "loose-subsets": loose_subsets(loose),
+        "follow-up": follow_up_rows(conversation["follow-up questions"]),
+        "self-contained": self_contained_rows(conversation["self-contained questions"]),
         "speed": table(
             ("ratio", "measured"),
             *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items()),
