@@ -220,7 +220,7 @@ class TestFolders:
         if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], check=False).returncode:
             pytest.skip("needs Linux and the right to mount a disk of its own")
         code = """
-import os, subprocess
+import os, subprocess, time
 import numpy as np
 from merger_plugins import MeanMerger
 from merger_plugins.chroma import ChromaStore
@@ -244,7 +244,12 @@ assert [document.id for document in store.documents()] == ["first"]
 os.remove(disk + "/filler")
 store.ingest("second", vectors=many[20:])
 store.close()
-mount("-o", "remount,ro")
+for _ in range(100):  # Chroma closes its files a moment after it says so
+    try:
+        mount("-o", "remount,ro")
+        break
+    except subprocess.CalledProcessError:
+        time.sleep(0.1)
 try:
     ChromaStore(disk + "/db", merger=MeanMerger()).search(many[0])
 except StoreError as error:
@@ -487,6 +492,48 @@ class TestCollections:
         assert theirs.get()["ids"] == ["7", "8"]
         point = store._backend.fetch("chunks", ["7"], vectors=True)["7"]
         np.testing.assert_allclose(point.vector, unit(VECTORS[0]), atol=1e-6)
+
+    @pytest.mark.parametrize("contextual", ["none", "companion"])
+    def test_a_collection_that_langchain_wrote_is_back_filled_and_only_read(self, client, contextual):
+        given = documents(8, 15, 22, 31)
+        theirs = client.create_collection("documents", configuration=COSINE, embedding_function=None)
+        for year, (name, vectors) in enumerate(given.items(), 2000):
+            theirs.add(
+                [f"{name}/{i}" for i in range(len(vectors))],
+                embeddings=list(vectors * 3),
+                documents=[f"text {name} {i}" for i in range(len(vectors))],
+                metadatas=[
+                    {"source": name, "start_index": 100 * i, "year": year} for i in range(len(vectors))
+                ],
+            )
+
+        def everything():
+            stored = theirs.get(include=["metadatas", "documents", "embeddings"])
+            columns = (stored["documents"], stored["metadatas"], np.asarray(stored["embeddings"]).tolist())
+            return dict(zip(stored["ids"], zip(*columns, strict=True), strict=True))
+
+        before = everything()
+        with ChromaStore(client, merger=informed()) as store:
+            done = store.backfill(contextual=contextual, calibrate=False)
+        assert (done.layout, done.group_by, done.chunks, done.documents) == (
+            "LangChain",
+            "metadata.source",
+            68,
+            3,
+        )
+        with ChromaStore(client, merger=informed()) as store:
+            for name, vectors in given.items():
+                rolling = informed().rolling()
+                rolling.extend(vectors)
+                best = store.search(rolling.vector, 1, "document")[0]
+                assert (best.document_id, best.score) == (name, pytest.approx(1, abs=1e-4))
+            for level in ["chunk", "section", "document", "fused"] + ["contextual"] * (contextual != "none"):
+                hits = store.search(given["d1"][3], 5, level, filter={"year": 2001})
+                assert {hit.document_id for hit in hits} == {"d1"}
+                grouped = store.search(given["d1"][3], 5, level, group_by_document=True)
+                assert sorted(hit.document_id for hit in grouped) == ["d0", "d1", "d2"]
+            assert store.search(given["d1"][3], 1, "fused")[0].text.startswith("text d1")
+        assert everything() == before
 
     @pytest.mark.filterwarnings("ignore:Could not reconstruct embedding function")
     def test_a_collection_with_an_embedding_function_that_cannot_be_made(self, client):

@@ -444,3 +444,47 @@ class TestProcess:
         assert b"ingesting" not in shown.stdout
         piped = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True)
         assert piped.stderr == b""
+
+
+class TestChroma:
+    @pytest.fixture(autouse=True)
+    def chroma(self, monkeypatch):
+        pytest.importorskip("chromadb")
+        monkeypatch.setenv("MERGER_PLUGINS_STORE", "chroma:db")
+
+    def test_every_command_works_on_it(self, run, run_json, docs, tmp_path):
+        assert run("ingest", docs).stdout.startswith("3 files stored, 0 of them unchanged")
+        assert (tmp_path / "db" / "chroma.sqlite3").is_file()
+        assert all(row["unchanged"] for row in run_json("ingest", docs)["files"])
+        assert run_json("search", "honey")["hits"][0]["document_id"] == "bees.txt"
+        chunks = run_json("inspect")["chunks"]
+        assert run_json("calibrate")["vectors"] == chunks
+        chat = run_json("chat", "chat.jsonl", "--turn", "Ann: Thanks!", "--recall", "the key", "-k", "1")
+        assert chat["appended"] == 1
+        assert chat["hits"][0]["document_id"] == "chat.jsonl"
+        inspection = run_json("inspect")
+        assert (inspection["chunks"], inspection["contextual"]) == (chunks + 1, True)
+        assert run_json("export", "out")["source_fingerprint"] == inspection["fingerprint"]
+
+    def test_without_a_store(self, run, tmp_path):
+        assert "There is no store in chroma:db" in run("search", "x", code=1).stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_without_the_collection(self, run, docs):
+        run("ingest", docs / "bees.txt")
+        assert "no collection 'other'" in run("search", "x", "--collection", "other", code=1).stderr
+
+    def test_a_server_that_does_not_answer(self, run):
+        error = run("search", "x", "--store", "chroma:http://127.0.0.1:9", code=1).stderr
+        assert "Chroma does not answer at http://127.0.0.1:9" in error
+
+    def test_without_the_extra_it_says_what_to_install(self, tmp_path):
+        (tmp_path / "db").mkdir()
+        code = (
+            "import sys; sys.modules['chromadb'] = None; sys.argv[1:] = ['search', 'x']\n"
+            "from merger_plugins.cli import main; main()"
+        )
+        variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "MERGER_PLUGINS_STORE": "chroma:db"}
+        result = python(code, cwd=tmp_path, env=variables)
+        assert result.returncode == 1
+        assert "pip install 'merger-plugins[chroma]'" in result.stderr
