@@ -104,7 +104,7 @@ def test_a_folder_keeps_everything(tmp_path):
         more = chunk_vectors(2, 10, DIMENSION)
         for vector in more:
             store.append("chat", vector)
-        client = store._backend._client
+        client = store._backend._connection._client
         assert_document(client, calibrated, "chat", np.concatenate([VECTORS, more]))
         assert_document(client, calibrated, "a", VECTORS)
 
