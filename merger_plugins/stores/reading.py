@@ -1,0 +1,189 @@
+"""Reading from a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from merger_plugins._types import VectorLike
+from merger_plugins.conversation import ConversationQuery, HistoryGate
+from merger_plugins.errors import InputError
+from merger_plugins.stores import upkeep
+from merger_plugins.stores.backend import Where
+from merger_plugins.stores.base import StoreBase
+from merger_plugins.stores.documents import (
+    checked_id,
+)
+from merger_plugins.stores.recall import HISTORY, RecallLevel, checked_history, follow_up, last_turns
+from merger_plugins.stores.search import (
+    OVERSAMPLING,
+    FusionWeights,
+    Hit,
+    SearchLevel,
+    any_merged,
+    checked_level,
+    search,
+)
+from merger_plugins.stores.upkeep import Inspection, StoredDocument
+
+
+class Reading(StoreBase):
+    """Search on every level, recall, and what there is."""
+
+    def search(
+        self,
+        query: str | VectorLike,
+        k: int = 10,
+        level: SearchLevel = "chunk",
+        *,
+        filter: Any = None,
+        documents: Sequence[str] | None = None,
+        conversation: str | None = None,
+        history: int = HISTORY,
+        weights: FusionWeights | None = None,
+        group_by_document: bool = False,
+        oversampling: int = OVERSAMPLING,
+    ) -> list[Hit]:
+        """The best hits for a query, best first.
+
+        Levels: ``"chunk"`` compares raw chunk vectors, ``"contextual"`` contextual ones, ``"section"`` the
+        sections of level 1, ``"document"`` the roots. ``"fused"`` gives chunks, ranked by w_chunk · own
+        cosine + w_section · its section + w_root · its document's root, the own cosine being contextual
+        where the store has such vectors.
+
+        A fused search looks at k · `oversampling` best chunks, and as many from the documents of the 2 k best
+        roots. A chunk that is in neither has a smaller cosine than the last of the former, and its document a
+        smaller root than the last of the latter; it is missed if it belongs among the first k all the same,
+        for its section, or because the database's index overlooked it.
+
+        Args:
+            query: a text, or a raw query vector (d,).
+            k: how many at the most.
+            level: see above.
+            filter: metadata that hits must have, as a mapping of key -> value or list of values, or the
+                database's own filter object. On the level ``"fused"`` it chooses among the chunks.
+            documents: ids of documents, of which hits must belong to one.
+            conversation: id of a stored conversation in which the query is asked: it is merged with the last
+                turns, as far as it needs them (`merger_plugins.merge_question`).
+            history: how many turns those are at the most.
+            weights: of a fused score.
+            group_by_document: only the best hit of each document.
+            oversampling: candidates for each hit of a fused search.
+
+        Raises:
+            EmptyInputError: a query without text.
+            InputError: a vector, number, level or filter that is none.
+            FingerprintError: the store holds merged vectors of another merger.
+            StoreError: the database fails.
+        """
+        for name, value in (("k", k), ("oversampling", oversampling)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
+        state = self._state.open()
+        checked_level(level, contextual=state.contextual)
+        vector = self._vector_of(query)
+        if state.layout is None:
+            return []
+        if level != "chunk" and state.settings is None:
+            return []
+        if conversation is not None:
+            vector = self.merged_question(query, conversation, history=history).vector
+        options: dict[str, Any] = {
+            "where": Where(documents=documents, filter=filter),
+            "weights": weights or FusionWeights(),
+            "per_document": group_by_document,
+            "oversampling": oversampling,
+        }
+        while True:
+            before = state.settings
+            if level != "chunk":
+                state.check()
+            hits = search(self._backend, state.chunks(), vector, k, level, **options)
+            if level == "chunk" or not (state.renewed(before) or (not any_merged(hits) and state.switched())):
+                return hits
+
+    def recall(
+        self,
+        question: str | VectorLike,
+        k: int = 10,
+        level: RecallLevel = "turn",
+        *,
+        conversation_id: str | None = None,
+        history: int = 0,
+        filter: Any = None,
+    ) -> list[Hit]:
+        """What was said about something: turns, episodes or whole conversations, best first.
+
+        Args:
+            question: a text, or a raw query vector (d,).
+            k: how many at the most.
+            level: ``"turn"``, in context where the store has contextual vectors; ``"episode"``, a section of
+                ten turns; or ``"conversation"``.
+            conversation_id: only this one; all of the store's conversations and documents for None.
+            history: how many of its last turns the question may be merged with, as in `search`; 0 where the
+                question is not part of the conversation.
+            filter: as `search`.
+
+        Raises:
+            InputError: as `search`, or a level that there is not.
+            FingerprintError, StoreError: as `search`.
+        """
+        contextual = self._state.open().contextual
+        levels: dict[str, SearchLevel] = {
+            "turn": "contextual" if contextual else "chunk",
+            "episode": "section",
+            "conversation": "document",
+        }
+        if level not in levels:
+            raise InputError(f"level is {level!r}; choose one of {', '.join(levels)}.")
+        return self.search(
+            question,
+            k,
+            levels[level],
+            filter=filter,
+            documents=None if conversation_id is None else [checked_id(conversation_id)],
+            conversation=conversation_id if checked_history(history) else None,
+            history=history,
+        )
+
+    def merged_question(
+        self,
+        question: str | VectorLike,
+        conversation_id: str,
+        *,
+        history: int = HISTORY,
+        gate: HistoryGate | None = None,
+    ) -> ConversationQuery:
+        """A question merged with the last turns of a stored conversation, as far as it needs them.
+
+        Args:
+            question: a text, or a raw query vector (d,).
+            conversation_id: one that is not stored has no turns, so that the question stays as it is.
+            history: how many turns at the most.
+            gate: decides how far; None for the defaults, which are for the bundled embedder.
+
+        Raises:
+            InputError: as `search`.
+            StoreError: the database fails.
+        """
+        checked_history(history)
+        state = self._state.open()
+        vector = self._vector_of(question)
+        mass = float(max(self._texts.count(question), 1)) if isinstance(question, str) else None
+        known = state.settings is not None and history and state.foreign is None
+        turns = last_turns(self._backend, state.ids, checked_id(conversation_id), history) if known else []
+        return follow_up(vector, mass, turns, gate)
+
+    def documents(self) -> Iterator[StoredDocument]:
+        """The documents and conversations of the store, in no particular order."""
+        state = self._state.open()
+        if state.settings is not None:
+            state.renewed()
+            yield from upkeep.documents(self._backend, state.chunks().match)
+
+    def inspect(self) -> Inspection:
+        """Count what the store holds."""
+        state = self._state.open()
+        state.renewed()
+        match = state.chunks().match
+        return upkeep.inspect(self._backend, state.settings, state.layout, state.merger, match)
