@@ -1,4 +1,4 @@
-"""LangChain: an `Embeddings` whose long texts are merged from their chunks instead of cut off."""
+"""`MergerEmbeddings`: long texts are merged from their chunks instead of cut off."""
 
 from __future__ import annotations
 
