@@ -101,13 +101,13 @@ class SequenceMerger(ABC):
         return self._merge_ragged(ragged(sequences, masses, self.dimension))
 
     def _merge_ragged(self, sequences: Ragged) -> Matrix:
+        return self._merge_ready(replace(sequences, vectors=self._ready(sequences.vectors)))
+
+    def _merge_ready(self, sequences: Ragged) -> Matrix:
+        """As `merge_many`, of vectors that `_ready` gave."""
         # Only proportions of masses matter: with 1 as the largest, no sum leaves the range of float32.
         largest = np.maximum.reduceat(sequences.masses, sequences.starts)
-        sequences = replace(
-            sequences,
-            vectors=self._ready(sequences.vectors),
-            masses=sequences.masses / np.repeat(largest, sequences.lengths),
-        )
+        sequences = replace(sequences, masses=sequences.masses / np.repeat(largest, sequences.lengths))
         merged = np.empty((len(sequences.lengths), sequences.vectors.shape[1]), np.float32)
         for batch in batches(sequences, self.window):
             merged[batch.rows] = self._merge_batch(batch)

@@ -8,20 +8,18 @@ from itertools import islice
 from typing import TypeVar
 from uuid import UUID
 
-import numpy as np
-
 from merger_plugins.errors import FingerprintError, InputError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.stores.backend import Backend, Payload, Point, VectorForm, Where
-from merger_plugins.stores.documents import words
+from merger_plugins.stores.backend import Backend, VectorForm, Where
+from merger_plugins.stores.extracting import Extractor
 from merger_plugins.stores.filling import GROWTH, Backfilled, Left, Order
-from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading, found
+from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading
 from merger_plugins.stores.layouts import recognised
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, drop_statistics, resolved, write_statistics
-from merger_plugins.stores.spool import Chunk, Gathered, Spool
+from merger_plugins.stores.spool import Gathered, Spool
 from merger_plugins.stores.weaving import Weaver, Woven
 
 T = TypeVar("T")
@@ -130,9 +128,10 @@ class _Run:
 
     def _read(self, spool: Spool, reading: Reading, left: Left, expected: int) -> None:
         points = self.backend.scan("chunks", Where(), vectors=True)
+        extractor = Extractor(reading, spool.dimension, left)
         done = 0
         for page in _in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // spool.dimension))):
-            spool.add([chunk for point in page if (chunk := _chunk(point, reading, left)) is not None])
+            spool.add(extractor.page(page))
             done += len(page)
             self.order.report("reading", done, expected)
 
@@ -323,28 +322,6 @@ def _opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, F
             "make the merged vectors again, call rebuild()."
         )
     return vectors, settings, foreign
-
-
-def _chunk(point: Point, reading: Reading, left: Left) -> Chunk | None:
-    payload: Payload = point.payload
-    document = reading.document_of(payload)
-    if document is None:
-        left.add(f"a text or whole number in the field {reading.group_by!r}", point.id)
-        return None
-    order = []
-    for path in reading.order_by:
-        value = found(payload, path)
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
-            left.add(f"a text or number in the field {path!r}", point.id)
-            return None
-        order.append(value)
-    vector = point.vector
-    if vector is None or not np.isfinite(vector).all() or not vector.any():
-        left.add("a vector of finite numbers that are not all zero", point.id)
-        return None
-    text = reading.text_of(payload)
-    mass = float(max(words(text), 1)) if text else 1.0
-    return Chunk(point.id, document, order, vector, mass, text, reading.metadata_of(payload))
 
 
 def _in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -62,12 +62,15 @@ class Reading:
 
     def document_of(self, payload: Payload) -> str | None:
         """The document of a point as it was read; None where the payload does not say."""
-        value = found(payload, self.group_by)
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        return self.document_named(found(payload, self.group_by))
+
+    def document_named(self, value: object) -> str | None:
+        """The document that a value of the field `group_by` names; None where it names none."""
+        if type(value) is int:
+            return str(value)
+        if type(value) is not str or value == "" or (value == _NO_DOCUMENT and self.layout == "LlamaIndex"):
             return None
-        if value == "" or (value == _NO_DOCUMENT and self.layout == "LlamaIndex"):
-            return None
-        return str(value)
+        return value
 
     def text_of(self, payload: Payload) -> str | None:
         """The text of a point; None where there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -22,40 +21,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from merger_plugins._types import Matrix, Vector
+from merger_plugins._types import Matrix
 from merger_plugins.errors import InputError, StoreFullError
 from merger_plugins.stores.backend import Payload
+from merger_plugins.stores.extracting import Page, shared
 
 _BYTES_OF_ROW = 600
 """About what the table needs for a point, with room for sorting."""
 
-_encode = json.JSONEncoder(sort_keys=True, default=str).encode
-_decode = json.JSONDecoder().decode
+_LARGEST = 2**63
 
 _COLUMNS = "row, document, id, mass, digest, metadata"
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """A point as it was read.
-
-    Attributes:
-        id: of the point.
-        document: its document.
-        order: the values of the fields that order it.
-        vector: (d,) as stored.
-        mass: of its text.
-        text: None where it has none.
-        metadata: JSON values.
-    """
-
-    id: str
-    document: str
-    order: Sequence[str | int | float]
-    vector: Vector
-    mass: float
-    text: str | None
-    metadata: Payload
 
 
 @dataclass(eq=False)
@@ -105,6 +81,7 @@ class Spool:
         self._keys = keys
         self._text_keys: list[bool] = []
         self._kinds: list[set[str]] = [set() for _ in range(keys)]
+        self._names: set[bool] = set()
         parent = Path(tempfile.gettempdir() if folder is None else folder)
         if not parent.is_dir():
             raise InputError(f"The folder for temporary files {parent} does not exist.")
@@ -123,8 +100,8 @@ class Spool:
             self._db.execute(f"PRAGMA {pragma}")
         keys_sql = "".join(f", n{i} REAL, t{i} TEXT" for i in range(keys))
         self._db.execute(
-            "CREATE TABLE chunks (row INTEGER PRIMARY KEY, document TEXT, id TEXT, number INTEGER, "
-            f"mass REAL, digest BLOB, metadata TEXT{keys_sql})"
+            "CREATE TABLE chunks (row INTEGER PRIMARY KEY, document TEXT, whole INTEGER, id TEXT, "
+            f"number INTEGER, mass REAL, digest BLOB, metadata TEXT{keys_sql})"
         )
         self._db.execute("CREATE TABLE known (document TEXT PRIMARY KEY, content TEXT, stop INTEGER)")
         self._db.execute("CREATE TABLE made (document TEXT PRIMARY KEY, size INTEGER)")
@@ -143,24 +120,33 @@ class Spool:
         self._file.close()
         self._folder.cleanup()
 
-    def add(self, chunks: Sequence[Chunk]) -> None:
+    def add(self, page: Page) -> None:
         """Take chunks in, in whatever order they come."""
-        if not chunks:
+        if not len(page):
             return
-        matrix = np.stack([chunk.vector for chunk in chunks]).astype("<f4", copy=False)
-        rows = [
-            self._row(self.chunks + index, chunk, vector)
-            for index, (chunk, vector) in enumerate(zip(chunks, matrix, strict=True))
-        ]
-        marks = ", ".join("?" * (7 + 2 * self._keys))
+        keys = [self._compared(key, [order[key] for order in page.order]) for key in range(self._keys)]
+        self._names.update(page.whole)
+        rows = zip(
+            range(self.chunks, self.chunks + len(page)),
+            page.documents,
+            page.whole,
+            page.ids,
+            [int(each) if each.isdecimal() and len(each) <= 18 else None for each in page.ids],
+            page.masses,
+            page.digests,
+            page.metadata,
+            *(column for pair in keys for column in pair),
+            strict=True,
+        )
+        marks = ", ".join("?" * (8 + 2 * self._keys))
         with self._disk():
-            data = memoryview(matrix.tobytes())
+            data = page.vectors.data.cast("B")
             while data:
                 data = data[self._file.write(data) :]
             self._db.execute("BEGIN")
             self._db.executemany(f"INSERT INTO chunks VALUES ({marks})", rows)
             self._db.execute("COMMIT")
-        self.chunks += len(chunks)
+        self.chunks += len(page)
 
     def settle(self, order_by: Sequence[str]) -> int:
         """Decide how the fields of the order compare, once all chunks are in; returns how many points tie.
@@ -169,8 +155,11 @@ class Spool:
             order_by: names of the fields, for messages.
 
         Raises:
-            InputError: a field holds numbers and text that is none.
+            InputError: a field of the order holds numbers and text that is none, or two documents have one
+                name: once as a number, once as text.
         """
+        if len(self._names) > 1:
+            self._refuse_twins()
         for name, kinds in zip(order_by, self._kinds, strict=True):
             if {"number", "text"} <= kinds:
                 raise InputError(
@@ -242,26 +231,40 @@ class Spool:
         """(n, d) float32, the vectors in these rows."""
         matrix: NDArray[np.float32] = np.empty((len(rows), self.dimension), "<f4")
         size = 4 * self.dimension
-        for row, target in zip(rows, matrix, strict=True):
-            self._file.seek(row * size)
-            self._file.readinto(target.data)
+        data = matrix.data.cast("B")
+        ends = [*np.flatnonzero(np.diff(np.asarray(rows)) != 1) + 1, len(rows)]
+        start = 0
+        for end in ends:  # rows that follow one another are read at once
+            self._file.seek(rows[start] * size)
+            self._file.readinto(data[start * size : end * size])
+            start = end
         return matrix
 
     def _sorted_keys(self) -> list[str]:
         return [f"{'t' if text else 'n'}{i}" for i, text in enumerate(self._text_keys)]
 
-    def _row(self, row: int, chunk: Chunk, vector: Vector) -> tuple[Any, ...]:
-        metadata = _encode(chunk.metadata)
-        said = _encode([chunk.id, chunk.text, *chunk.order])
-        digest = blake2b(vector.tobytes(), digest_size=16)
-        digest.update(f"{said}{metadata}".encode())
-        keys: list[Any] = []
-        for kinds, value in zip(self._kinds, chunk.order, strict=True):
-            number = _number(value)
-            kinds.add("number" if not isinstance(value, str) else "text" if number is None else "either")
-            keys += [number, value if isinstance(value, str) else None]
-        own = int(chunk.id) if chunk.id.isdecimal() and len(chunk.id) <= 18 else None
-        return (row, chunk.document, chunk.id, own, chunk.mass, digest.digest(), metadata, *keys)
+    def _compared(self, key: int, values: list[str | int | float]) -> tuple[list[Any], list[Any]]:
+        """The values of a field of the order as numbers, where they are any, and as text, where they are."""
+        kinds = self._kinds[key]
+        if not any(type(value) is str for value in values):
+            kinds.add("number")
+            return [_number(value) for value in values], [None] * len(values)
+        numbers = [_number(value) for value in values]
+        for value, number in zip(values, numbers, strict=True):
+            kinds.add("number" if type(value) is not str else "text" if number is None else "either")
+        return numbers, [value if type(value) is str else None for value in values]
+
+    def _refuse_twins(self) -> None:
+        with self._disk():
+            twins = self._db.execute(
+                "SELECT document FROM chunks GROUP BY document HAVING min(whole) < max(whole) LIMIT 3"
+            ).fetchall()
+        if twins:
+            named = ", ".join(name for (name,) in twins)
+            raise InputError(
+                f"Two documents have one name, once as a number and once as text: {named}. "
+                "Give one of them another name, or name another field with group_by= (--group-by)."
+            )
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -279,29 +282,34 @@ class Spool:
 
 
 def _number(value: str | int | float) -> float | int | None:
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        return number if math.isfinite(number) else None
-    return value
+    if not isinstance(value, str):
+        return _storable(value)
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _storable(value: int | float) -> int | float:
+    """As the table takes it: whole numbers of at most 64 bits."""
+    return value if -_LARGEST <= value < _LARGEST else float(value)
 
 
 def _gathered(name: str, rows: Iterable[tuple[Any, ...]]) -> Gathered:
     made = Gathered(name)
     digest = blake2b(digest_size=16)
-    last: str | None = None
+    last, common = None, set[str]()
     for row, _, point_id, mass, own, metadata in rows:
         made.ids.append(point_id)
         made.masses.append(mass)
         made.rows.append(row)
         digest.update(own)
         if last is None:
-            made.metadata = _decode(metadata)
-        elif metadata != last and made.metadata:
-            other = _decode(metadata)
-            made.metadata = {k: v for k, v in made.metadata.items() if k in other and other[k] == v}
+            common.update(metadata.split("\n"))
+        elif metadata != last:
+            common.intersection_update(metadata.split("\n"))
         last = metadata
+    made.metadata = shared("\n".join(sorted(common)))
     made.content = digest.hexdigest()
     return made

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from merger_plugins._batching import unit
+from merger_plugins._batching import Ragged, unit
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import InputError
 from merger_plugins.mergers.base import SequenceMerger
@@ -100,33 +101,30 @@ class Weaver:
         return -(-chunks // fanout) if chunks >= fanout else 0
 
     def _together(self, documents: Sequence[Gathered]) -> Woven:
-        fanout = self.merger.fanout
+        merger, fanout = self.merger, self.merger.fanout
         vectors = self._read([row for document in documents for row in document.rows])
-        leaves: Matrix | None = None
+        masses = np.array([mass for document in documents for mass in document.masses], np.float32)
+        ready = merger._ready(vectors)
+        leaves = ready if type(merger)._ready is SequenceMerger._ready else None
         woven = Woven([], [], [])
-        sequences: list[Matrix] = []
-        masses: list[Vector] = []
+        spans: list[tuple[int, int]] = []
         owners: list[tuple[Gathered, int | None]] = []
         first = 0
         for document in documents:
-            span = slice(first, first + len(document))
-            first = span.stop
-            own, weights = vectors[span], np.array(document.masses, np.float32)
+            start, first = first, first + len(document)
             for index in range(self._sections_of(len(document))):
-                part = slice(index * fanout, (index + 1) * fanout)
-                sequences.append(own[part])
-                masses.append(weights[part])
+                low = start + index * fanout
+                spans.append((low, min(low + fanout, first)))
                 owners.append((document, index))
             if self._is_flat(document):
-                sequences.append(own)
-                masses.append(weights)
+                spans.append((start, first))
                 owners.append((document, None))
             else:
-                leaves = self.merger._leaves(vectors) if leaves is None else leaves
-                rolling = RollingMerge(self.merger, history=False)
-                rolling._extend_leaves(leaves[span], weights)
+                leaves = merger._leaves(vectors) if leaves is None else leaves
+                rolling = RollingMerge(merger, history=False)
+                rolling._extend_leaves(leaves[start:first], masses[start:first])
                 woven.roots.append(self._root(document, _root_of(document, rolling)))
-        merged = self.merger.merge_many(sequences, masses=masses)
+        merged = merger._merge_ready(_spanned(ready, masses, np.array(spans)))
         for (document, section), vector in zip(owners, merged, strict=True):
             if section is None:
                 woven.roots.append(self._root(document, vector))
@@ -212,6 +210,16 @@ class Weaver:
             "edition": self.edition.name,
             METADATA: document.metadata,
         }
+
+
+def _spanned(vectors: Matrix, masses: Vector, spans: NDArray[np.intp]) -> Ragged:
+    """The rows start to stop of each of these spans, (b, 2), as a sequence each."""
+    lengths = spans[:, 1] - spans[:, 0]
+    order = np.argsort(lengths, kind="stable")
+    lengths = lengths[order]
+    ends = np.cumsum(lengths)
+    rows = np.arange(ends[-1]) + np.repeat(spans[order, 0] - (ends - lengths), lengths)
+    return Ragged(vectors[rows], masses[rows], lengths, order)
 
 
 def _root_of(document: Gathered, rolling: RollingMerge) -> Vector:
