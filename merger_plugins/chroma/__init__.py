@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, cast
 
 from merger_plugins._extras import require
 from merger_plugins.chunking import Chunker
 from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.stores.asynchronous import WORKERS, AsyncMergedStore, Bridge
 from merger_plugins.stores.store import MergedStore
 
 require("chromadb", extra="chroma", purpose="merger_plugins.chroma")
 
-from merger_plugins.chroma.backend import ChromaBackend  # noqa: E402 - after the check that it is there
+from chromadb.api import AsyncClientAPI, ClientAPI  # noqa: E402 - after the check that it is there
+from chromadb.api.models.AsyncCollection import AsyncCollection  # noqa: E402
+
+from merger_plugins.chroma.backend import ChromaBackend  # noqa: E402
 from merger_plugins.chroma.connection import Location  # noqa: E402
 from merger_plugins.chroma.embedding import MergerEmbeddingFunction  # noqa: E402
+from merger_plugins.chroma.server import (  # noqa: E402
+    connected_coroutines,
+    disconnected,
+    is_url,
+    server_place,
+)
 
-__all__ = ["ChromaBackend", "ChromaStore", "MergerEmbeddingFunction"]
+__all__ = ["AsyncChromaStore", "ChromaBackend", "ChromaStore", "MergerEmbeddingFunction"]
 
 
 class ChromaStore(MergedStore):
@@ -66,3 +77,54 @@ class ChromaStore(MergedStore):
             chunker=chunker,
             contextual=contextual,
         )
+
+
+class AsyncChromaStore(AsyncMergedStore):
+    """`ChromaStore` for an event loop; see `AsyncMergedStore`.
+
+    With a server, all requests run in the caller's event loop, and operations proceed side by side. Chroma in
+    this process has no coroutines: it works in a thread.
+
+    Args:
+        location: a folder; ``":memory:"``; the URL of a server; or a client, which stays open when the store
+            is closed: what `chromadb.AsyncHttpClient` gives, or one for a folder or memory.
+        collection: as `ChromaStore`, like all that follow.
+        merger: as above.
+        embedder: as above.
+        chunker: as above.
+        contextual: as above.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | AsyncClientAPI | ClientAPI,
+        collection: str = "documents",
+        *,
+        merger: SequenceMerger | None = None,
+        embedder: Any = None,
+        chunker: Chunker | None = None,
+        contextual: bool = False,
+    ) -> None:
+        bridge = _bridge(location)
+        store = ChromaStore(
+            cast(Location, location) if bridge is None else bridge,
+            collection,
+            merger=merger,
+            embedder=embedder,
+            chunker=chunker,
+            contextual=contextual,
+        )
+        super().__init__(store, bridge=bridge, workers=1 if bridge is None else WORKERS)
+
+
+def _bridge(location: object) -> Bridge | None:
+    """To the coroutines of a client; None where there are none."""
+    also = (AsyncCollection,)
+    if isinstance(location, AsyncClientAPI):
+        place = server_place(location.get_settings()) or "a Chroma server"
+        return Bridge(lambda: location, place=place, given=True, also=also)
+    if isinstance(location, str | os.PathLike) and is_url(url := os.fspath(location)):
+        return Bridge(
+            lambda: connected_coroutines(url), place=url, given=False, release=disconnected, also=also
+        )
+    return None

@@ -21,6 +21,7 @@ from chromadb.config import Settings
 from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 
 from merger_plugins.chroma.folder import hold, let_go
+from merger_plugins.chroma.server import connected, is_url, server_place
 from merger_plugins.errors import (
     InputError,
     MergerError,
@@ -28,8 +29,9 @@ from merger_plugins.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from merger_plugins.stores.asynchronous import Bridge
 
-Location: TypeAlias = str | os.PathLike[str] | ClientAPI
+Location: TypeAlias = str | os.PathLike[str] | ClientAPI | Bridge
 
 MEMORY = ":memory:"
 
@@ -80,13 +82,13 @@ class Connection:
             if settings.is_persistent:
                 self._folder = Path(settings.persist_directory).resolve()
             self.exclusive = not settings.chroma_server_host
-            host, port = settings.chroma_server_host, settings.chroma_server_http_port
-            server = host if host is None or is_url(host) else f"{host}:{port}"
-            self.place = str(server or self._folder or MEMORY)
+            self.place = str(server_place(settings) or self._folder or MEMORY)
+        elif isinstance(location, Bridge):
+            self.place, self.exclusive = location.place, False
         else:
             raise InputError(
                 f"location must be a folder, ':memory:', a URL or a chromadb client; a "
-                f"{type(location).__qualname__} arrived. Coroutine clients are not supported."
+                f"{type(location).__qualname__} arrived. AsyncChromaStore takes clients of coroutines."
             )
         self._held = False
 
@@ -169,21 +171,18 @@ class Connection:
             raise
 
     def _connected(self) -> ClientAPI:
+        if isinstance(self._location, Bridge):
+            return cast(ClientAPI, self._location)
         if isinstance(self._location, ClientAPI):
             return self._location
         if self._folder is not None:
             return _persistent(str(self._folder))
         if self.place != MEMORY:
-            return chromadb.HttpClient(self.place.rstrip("/"), ssl=self.place.startswith("https"))
+            return connected(self.place)
         # All clients in memory share one database of a name: each store gets one to itself.
         self._database = f"merger-{uuid4().hex}"
         _admin().create_database(self._database)
         return chromadb.EphemeralClient(database=self._database)
-
-
-def is_url(place: str) -> bool:
-    """Whether a location is that of a server."""
-    return place.startswith(("http://", "https://"))
 
 
 def _persistent(folder: str) -> ClientAPI:

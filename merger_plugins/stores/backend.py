@@ -127,6 +127,7 @@ class Backend(ABC):
     Writes and deletions with `below` skip, without an error, each point whose stored version is larger: a
     writer that fell behind cannot undo what came after it. `swap` is the only write that says whether it
     happened. Each of these decisions is atomic for its point; a call need not be atomic as a whole.
+    Calls from several threads must be safe.
 
     Every method raises `StoreError` (see `merger_plugins.errors`) where the database fails; nothing of the
     database's own errors comes through. Nothing is opened before the first call.
@@ -136,13 +137,15 @@ class Backend(ABC):
         form: of the chunk points; the companion's points always have this package's own.
         place: where the database is, for messages.
         exclusive: whether only this process can write here, as into a folder that is locked, or into memory.
-            Writers of one document then wait for each other, instead of finding out afterwards; calls from
-            several threads must be safe.
+            What an operation left unfinished there is nobody's any more.
+        queued: whether the threads of this process that write one document wait for each other; without that
+            they find out afterwards, as those of different processes do.
     """
 
     collection: str
     place: str
     form: ChunkForm = ChunkForm()
+    queued: bool = True
 
     @property
     @abstractmethod

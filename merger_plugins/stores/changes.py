@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from merger_plugins.errors import ConflictError
+from merger_plugins.errors import ConflictError, StoreError
 from merger_plugins.stores.backend import Payload, Point, Swap
 from merger_plugins.stores.commits import (
     ABANDONED,
@@ -306,7 +306,11 @@ def settled(
         if change is not None:
             repeated = repeats is not None and repeats(change)
             if not tries.waited(root, ABANDONED if repeated else MOMENT):
-                complete(desk, root, change)
+                try:
+                    complete(desk, root, change)
+                except StoreError as error:
+                    if not overtaken(desk, document_id, root, error):
+                        raise
                 if repeated:
                     return desk.lookup([root_id]).get(root_id), True
         elif is_deletion(root):
@@ -319,6 +323,16 @@ def settled(
                 f"{document_id!r} is being ingested by another writer, or that was interrupted, so that it "
                 "mixes two versions. Ingest it again, or delete it, before you change it."
             )
+
+
+def overtaken(desk: Desk, document_id: str, root: Point | None, error: StoreError) -> bool:
+    """Whether a point was missing because others changed the document since its root was read."""
+    if type(error) is not StoreError:
+        return False
+    root_id = desk.ids.root(document_id)
+    now = desk.backend.fetch("merged", [root_id], payload=["version"]).get(root_id)
+    versions = [None if point is None else version_of(point) for point in (root, now)]
+    return versions[0] != versions[1]
 
 
 def sweep(desk: Desk, document_id: str, sections: list[str], chunks: list[Point], version: int) -> None:

@@ -66,8 +66,8 @@ _LOCKS_LOCK = threading.Lock()
 
 @contextmanager
 def alone(backend: Backend, document_ids: Iterable[str]) -> Iterator[None]:
-    """Let the other threads that write these documents wait, where there are only threads to wait for."""
-    if not backend.exclusive:
+    """Let the other threads that write these documents wait."""
+    if not backend.queued:
         yield
         return
     with ExitStack() as held:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 
 from merger_plugins._types import Vector
-from merger_plugins.errors import InputError
+from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores.appending import shared
 from merger_plugins.stores.backend import Payload, Point
 from merger_plugins.stores.changes import (
@@ -15,6 +15,7 @@ from merger_plugins.stores.changes import (
     claim,
     complete,
     finish_deletion,
+    overtaken,
     planned,
     settled,
     tree_of,
@@ -60,7 +61,13 @@ def edit(desk: Desk, document_id: str, position: int, make: Callable[[Payload], 
                 assert row is not None
                 (new,) = chunk_points(desk, Prepared(document_id, {}, [piece]), [row], [None], position)
             change = _change(root, position, new)
-            plan = planned(desk, document_id, root, change)
+            try:
+                plan = planned(desk, document_id, root, change)
+            except StoreError as error:
+                if not overtaken(desk, document_id, root, error):
+                    raise
+                tries.lost(document_id)
+                continue
             begun = begin(desk, document_id, root, change, next_version(root))
             if begun is not None:
                 complete(desk, begun, change, plan)

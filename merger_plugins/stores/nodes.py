@@ -165,11 +165,12 @@ class Tree:
 
 
 def dimension_of(points: Sequence[Point | None]) -> int:
-    """Of the vectors of these points, at least one of which has one, or else a node."""
+    """Of the vectors of these points, or else of their nodes; 0 where none has either."""
     for point in points:
         if point is not None and point.vector is not None:
             return len(point.vector)
-    return next(len(unpack(p.payload["node"])) for p in points if p is not None and "node" in p.payload)
+    nodes = (unpack(p.payload["node"]) for p in points if p is not None and "node" in p.payload)
+    return next((len(node) for node in nodes), 0)
 
 
 def leaves_of(

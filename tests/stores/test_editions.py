@@ -43,7 +43,7 @@ def client():
 class WatchedBackend(QdrantBackend):
     """Calls somebody after every request that changes the store, outside of which nothing happens."""
 
-    exclusive = False
+    exclusive = queued = False
 
     def __init__(self, client, collection="documents"):
         super().__init__(client, collection)

@@ -14,7 +14,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger
-from merger_plugins.errors import ConflictError, StoreUnavailableError
+from merger_plugins.errors import ConflictError, InputError, StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
 from merger_plugins.stores import MergedStore, commits, ingestion
 from merger_plugins.stores.backend import Where
@@ -29,7 +29,7 @@ APPENDS = 2_000 if os.environ.get("RACE_RUNS") == "full" else 400
 class SharedBackend(QdrantBackend):
     """What only this process can write, taken for what any process can; now and then a request is late."""
 
-    exclusive = False
+    exclusive = queued = False
 
     def __init__(self, client, collection="documents", seed=0):
         super().__init__(client, collection)
@@ -290,6 +290,44 @@ def test_a_writer_that_fell_behind_undoes_nothing(client):
             points = turns(client, "a")
             found = np.stack([p.vector for p in points])
             np.testing.assert_allclose(found, unit(np.stack(expected)), atol=1e-5)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("act", ["append", "replace", "remove"])
+@pytest.mark.parametrize("cut", ["ingest", "delete"])
+def test_points_that_others_removed_while_they_were_looked_for_are_not_missed(client, act, cut, begun):
+    """Between reading the root and the points that it leads to; also of a change left behind."""
+    merger = NarrowMean()
+    vectors = chunk_vectors(1, 40, DIMENSION)
+    other = MergedStore(SharedBackend(client), merger=merger)
+    other.ingest("a", vectors=vectors[:25])
+
+    class Dying(SharedBackend):
+        def write(self, shelf, points, **options):
+            raise StoreUnavailableError("gone")
+
+    if begun:
+        with pytest.raises(StoreUnavailableError):
+            MergedStore(Dying(client), merger=merger).append("a", vectors[25])
+
+    class Slow(SharedBackend):
+        waiting = True
+
+        def fetch(self, shelf, ids, **options):
+            if shelf == "chunks" and options.get("vectors") and self.waiting:
+                self.waiting = False
+                other.ingest("a", vectors=vectors[30:33]) if cut == "ingest" else other.delete("a")
+            return super().fetch(shelf, ids, **options)
+
+    slow = MergedStore(Slow(client), merger=merger)
+    if act == "append":
+        slow.append("a", vectors[39])
+        left = np.concatenate([vectors[30:33], vectors[39:]]) if cut == "ingest" else vectors[39:]
+        assert_document(client, merger, "a", left)
+    else:
+        with pytest.raises(InputError, match=r"no document 'a'|position 20 does not exist"):
+            slow.remove("a", 20) if act == "remove" else slow.replace("a", 20, vectors[39])
+    assert not list(other.verify())
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -5,15 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.contract.hosts import NAMES, OPEN, Chroma, ChromaServer, Host
-
-
-@pytest.fixture(scope="session")
-def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
-    pytest.importorskip("chromadb")
-    server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
-    yield server
-    server.stop()
+from tests.stores.contract.hosts import NAMES, OPEN, Chroma, Host
 
 
 def opened(request: pytest.FixtureRequest, folder: Path) -> Iterator[Host]:
