@@ -252,7 +252,8 @@ def test_points_that_others_wrote_stay_and_are_found():
     store = QdrantStore(client, merger=MeanMerger())
     hit = store.search(VECTORS[0], 1)[0]
     assert (hit.text, hit.document_id, hit.position) == ("theirs", None, None)
-    assert store.search(VECTORS[0], 3, "document") == []
+    with pytest.raises(StoreError, match="no merged vectors.*backfill"):
+        store.search(VECTORS[0], 3, "document")
     assert store.inspect().chunks == 1
     assert not store.delete("a")
     store.ingest("a", vectors=VECTORS[1:])

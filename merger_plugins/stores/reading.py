@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from merger_plugins._types import VectorLike
+from merger_plugins._types import Vector, VectorLike
 from merger_plugins.conversation import ConversationQuery, HistoryGate
-from merger_plugins.errors import InputError
+from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Where
 from merger_plugins.stores.base import StoreBase
@@ -74,12 +74,14 @@ class Reading(StoreBase):
             EmptyInputError: a query without text.
             InputError: a vector, number, level or filter that is none.
             FingerprintError: the store holds merged vectors of another merger.
-            StoreError: the database fails.
+            StoreError: the collection has chunks and nothing was merged; or the database fails.
         """
         for name, value in (("k", k), ("oversampling", oversampling)):
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
         state = self._state.open()
+        if level != "chunk":
+            self._check_merged(level)
         checked_level(level, contextual=state.contextual)
         vector = self._vector_of(query)
         if state.layout is None:
@@ -87,7 +89,7 @@ class Reading(StoreBase):
         if level != "chunk" and state.settings is None:
             return []
         if conversation is not None:
-            vector = self.merged_question(query, conversation, history=history).vector
+            vector = self._merged_question(query, vector, conversation, history, None).vector
         options: dict[str, Any] = {
             "where": Where(documents=documents, filter=filter),
             "weights": weights or FusionWeights(),
@@ -166,13 +168,9 @@ class Reading(StoreBase):
             InputError: as `search`.
             StoreError: the database fails.
         """
-        checked_history(history)
-        state = self._state.open()
+        self._state.open()
         vector = self._vector_of(question)
-        mass = float(max(self._texts.count(question), 1)) if isinstance(question, str) else None
-        known = state.settings is not None and history and state.foreign is None
-        turns = last_turns(self._backend, state.ids, checked_id(conversation_id), history) if known else []
-        return follow_up(vector, mass, turns, gate)
+        return self._merged_question(question, vector, conversation_id, history, gate)
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""
@@ -187,3 +185,27 @@ class Reading(StoreBase):
         state.renewed()
         match = state.chunks().match
         return upkeep.inspect(self._backend, state.settings, state.layout, state.merger, match)
+
+    def _merged_question(
+        self,
+        question: str | VectorLike,
+        vector: Vector,
+        conversation_id: str,
+        history: int,
+        gate: HistoryGate | None,
+    ) -> ConversationQuery:
+        checked_history(history)
+        state = self._state.open()
+        mass = float(max(self._texts.count(question), 1)) if isinstance(question, str) else None
+        known = state.settings is not None and history and state.foreign is None
+        turns = last_turns(self._backend, state.ids, checked_id(conversation_id), history) if known else []
+        return follow_up(vector, mass, turns, gate)
+
+    def _check_merged(self, level: str) -> None:
+        """Refuse a search of merged vectors where there are chunks and nothing was merged."""
+        state = self._state
+        if state.settings is None and state.layout is not None and self._backend.count("chunks", Where()):
+            raise StoreError(
+                f"The collection {self._backend.collection!r} has chunks and no merged vectors, so that the "
+                f"level {level!r} finds nothing. Call backfill() to make them, or run merger-plugins backfill."
+            )
