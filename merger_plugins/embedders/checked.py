@@ -52,14 +52,13 @@ class CheckedEmbedder:
             InputError: it is of no known kind.
         """
         embedder = as_embedder(embeddings)
-        methods: tuple[Callable[[list[str]], Any], Callable[[str], Any]]
         if isinstance(embedder, WrappedEmbedder):
-            source, methods = embedder.source, (embedder.documents, embedder.query)
+            source, documents, query = embedder.source, embedder.documents, embedder.query
         else:
-            source, methods = embedder, (embedder.embed_documents, embedder.embed_query)
+            source, documents, query = embedder, embedder.embed_documents, embedder.embed_query
         adocuments, aquery = (_method(source, name) for name in coroutines)
         max_tokens, count_tokens = _context(source)
-        return cls(source, *methods, adocuments, aquery, max_tokens, count_tokens)
+        return cls(source, documents, query, adocuments, aquery, max_tokens, count_tokens)
 
     @property
     def name(self) -> str:

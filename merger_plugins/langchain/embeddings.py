@@ -95,7 +95,7 @@ class MergerEmbeddings(Embeddings):
 
     @property
     def merger(self) -> SequenceMerger:
-        """What merges; keep a calibrated one with ``merger.save(folder)`` and pass ``load_merger(folder)``."""
+        """What merges. Keep a calibrated one: ``merger.save(folder)``, then pass ``load_merger(folder)``."""
         return self._texts.merger
 
     def __repr__(self) -> str:
