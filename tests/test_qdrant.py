@@ -252,7 +252,7 @@ def test_points_that_others_wrote_stay_and_are_found():
     store = QdrantStore(client, merger=MeanMerger())
     hit = store.search(VECTORS[0], 1)[0]
     assert (hit.text, hit.document_id, hit.position) == ("theirs", None, None)
-    with pytest.raises(StoreError, match="no merged vectors.*backfill"):
+    with pytest.raises(StoreError, match=r"no merged vectors.*backfill"):
         store.search(VECTORS[0], 3, "document")
     assert store.inspect().chunks == 1
     assert not store.delete("a")

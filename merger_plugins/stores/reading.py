@@ -207,5 +207,5 @@ class Reading(StoreBase):
         if state.settings is None and state.layout is not None and self._backend.count("chunks", Where()):
             raise StoreError(
                 f"The collection {self._backend.collection!r} has chunks and no merged vectors, so that the "
-                f"level {level!r} finds nothing. Call backfill() to make them, or run merger-plugins backfill."
+                f"level {level!r} finds nothing. Call backfill(), or run merger-plugins backfill."
             )
