@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from merger_plugins._batching import Ragged, unit
 from merger_plugins._types import Matrix, Vector
-from merger_plugins.errors import InputError
+from merger_plugins.errors import ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.context import REACH
 from merger_plugins.stores.backend import Payload, Point
@@ -67,7 +67,7 @@ class Weaver:
         """The points of documents, which together have about `block` chunks; of a long one, part by part.
 
         Raises:
-            InputError: chunks of a document cancel out.
+            ZeroVectorError: chunks of a document cancel out.
         """
         if self.edition.reading.contextual == "none" and sum(map(len, documents)) <= 2 * self._block:
             yield self._together(documents)
@@ -109,6 +109,7 @@ class Weaver:
         woven = Woven([], [], [])
         spans: list[tuple[int, int]] = []
         owners: list[tuple[Gathered, int | None]] = []
+        long: list[tuple[Gathered, Vector]] = []
         first = 0
         for document in documents:
             start, first = first, first + len(document)
@@ -123,7 +124,10 @@ class Weaver:
                 leaves = merger._leaves(vectors) if leaves is None else leaves
                 rolling = RollingMerge(merger, history=False)
                 rolling._extend_leaves(leaves[start:first], masses[start:first])
-                woven.roots.append(self._root(document, _root_of(document, rolling)))
+                long.append((document, rolling._root_direction()))
+        if long:
+            for (document, _), root in zip(long, merger._out(np.stack([d for _, d in long])), strict=True):
+                woven.roots.append(self._root(document, _checked(document, root)))
         merged = merger._merge_ready(_spanned(ready, masses, np.array(spans)))
         for (document, section), vector in zip(owners, merged, strict=True):
             if section is None:
@@ -154,9 +158,10 @@ class Weaver:
                 for index, vector in enumerate(merged)
             ]
             yield Woven([], made, [])
-        root = _root_of(document, rolling)
+        towards = rolling._root_direction()[None]
+        root = _checked(document, merger._out(towards)[0])
         if self.edition.reading.contextual != "none":
-            direction = unit(rolling._root_direction()[None])[0]
+            direction = unit(towards)[0]
             for start in range(0, len(document), self._block):
                 yield Woven(self._contextual(document, start, direction, weights), [], [])
         yield Woven([], [], [self._root(document, root)])
@@ -222,8 +227,10 @@ def _spanned(vectors: Matrix, masses: Vector, spans: NDArray[np.intp]) -> Ragged
     return Ragged(vectors[rows], masses[rows], lengths, order)
 
 
-def _root_of(document: Gathered, rolling: RollingMerge) -> Vector:
-    try:
-        return rolling.vector
-    except InputError as error:
-        raise InputError(f"The document {document.name!r} cannot be merged: {error}") from error
+def _checked(document: Gathered, root: Vector) -> Vector:
+    if not root.any():
+        raise ZeroVectorError(
+            f"The {len(document)} chunks of the document {document.name!r} merge to a vector of length zero: "
+            "they cancel out. Vectors of one embedding model never do; check where they came from."
+        )
+    return root
