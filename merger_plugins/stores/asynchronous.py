@@ -101,6 +101,7 @@ class AsyncMergedStore:
     remove = _awaitable(MergedStore.remove)
     delete = _awaitable(MergedStore.delete)
     search = _awaitable(MergedStore.search)
+    passages = _awaitable(MergedStore.passages)
     recall = _awaitable(MergedStore.recall)
     merged_question = _awaitable(MergedStore.merged_question)
     inspect = _awaitable(MergedStore.inspect)

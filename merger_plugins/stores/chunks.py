@@ -69,6 +69,10 @@ class ChunkPoints(ABC):
         """Where chunk points stand, by id; `sections` says whether cosines of sections are wanted."""
 
     @abstractmethod
+    def positions(self, points: Sequence[Point]) -> dict[str, int]:
+        """Places of chunk points in their documents, by id, as far as they are known."""
+
+    @abstractmethod
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
         """Texts and offsets of the chunk points of each section, in order, by the section's id."""
 
@@ -143,6 +147,11 @@ class OwnChunks(ChunkPoints):
             point.id: Place(point.payload.get("position"), cosines.get(section_of.get(point.id, "")))
             for point in points
         }
+
+    def positions(self, points: Sequence[Point]) -> dict[str, int]:
+        """As they were ingested."""
+        known = {point.id: point.payload.get("position") for point in points}
+        return {point_id: position for point_id, position in known.items() if position is not None}
 
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
         """By the ids of their positions."""
@@ -227,6 +236,21 @@ class ForeignChunks(ChunkPoints):
             point_id: Place(scored.point.payload["position"] + offset, scored.score)
             for scored in found
             for offset, point_id in enumerate(scored.point.payload[CHUNKS])
+        }
+
+    def positions(self, points: Sequence[Point]) -> dict[str, int]:
+        """In one request, for the sections and short documents that name one of these chunks."""
+        ids = sorted({point.id for point in points})
+        documents = sorted({name for point in points if (name := self.document(point.payload)) is not None})
+        if not documents:
+            return {}
+        found = self._backend.scan(
+            "merged", Where(self.match, documents=documents, members=ids), payload=[CHUNKS, "position"]
+        )
+        return {
+            point_id: point.payload["position"] + offset
+            for point in found
+            for offset, point_id in enumerate(point.payload[CHUNKS])
         }
 
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:

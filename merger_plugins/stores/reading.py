@@ -22,6 +22,7 @@ from merger_plugins.stores.search import (
     SearchLevel,
     any_merged,
     checked_level,
+    passages,
     search,
 )
 from merger_plugins.stores.upkeep import Inspection, StoredDocument
@@ -102,6 +103,47 @@ class Reading(StoreBase):
                 state.check()
             hits = search(self._backend, state.chunks(), vector, k, level, **options)
             if level == "chunk" or not (state.renewed(before) or (not any_merged(hits) and state.switched())):
+                return hits
+
+    def passages(
+        self,
+        query: str | VectorLike,
+        k: int = 10,
+        *,
+        per_document: int = 3,
+        filter: Any = None,
+    ) -> list[Hit]:
+        """Chunks of the best documents: of each its best ones, in reading order.
+
+        Documents come in the order of their roots' cosines; chunks are chosen by contextual vectors where the
+        store has them. A request for each document that is looked into.
+
+        Args:
+            query: a text, or a raw query vector (d,).
+            k: how many chunks at the most.
+            per_document: how many of one document at the most.
+            filter: as `search`, for chunks.
+
+        Returns:
+            Hits of the level ``"chunk"``, their documents' cosine in ``parts.root``.
+
+        Raises:
+            EmptyInputError, InputError, FingerprintError, StoreError: as `search`.
+        """
+        for name, value in (("k", k), ("per_document", per_document)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
+        state = self._state.open()
+        self._check_merged("document")
+        vector = self._vector_of(query)
+        if state.layout is None or state.settings is None:
+            return []
+        where = Where(filter=filter)
+        while True:
+            before = state.settings
+            state.check()
+            hits = passages(self._backend, state.chunks(), vector, k, where=where, per_document=per_document)
+            if not (state.renewed(before) or (not hits and state.switched())):
                 return hits
 
     def recall(

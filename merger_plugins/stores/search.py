@@ -114,6 +114,39 @@ def search(
     return [_merged_hit(scored, "document") for scored in found]
 
 
+def passages(
+    backend: Backend, chunks: ChunkPoints, query: Vector, k: int, *, where: Where, per_document: int
+) -> list[Hit]:
+    """At most k chunks of the best documents, of each its best ones in reading order.
+
+    See `MergedStore.passages`.
+    """
+    contextual = chunks.contextual
+    among = Where({**_ROOTS, **chunks.match})
+    if where.filter is not None:  # which may be about chunks, and roots know what all chunks share
+        fitting = chunks.nearest(query, k * OVERSAMPLING, where, contextual=contextual, per_document=True)
+        names = {chunks.document(scored.point.payload) for scored in fitting}
+        among = replace(among, documents=sorted(name for name in names if name is not None))
+    hits: list[Hit] = []
+    for root in backend.nearest("merged", query, k, among, payload=["document_id"]):
+        inside = replace(where, documents=[root.point.payload["document_id"]])
+        found = chunks.nearest(query, min(per_document, k - len(hits)), inside, contextual=contextual)
+        places = chunks.positions([scored.point for scored in found])
+        own = [
+            _chunk_hit(
+                chunks,
+                scored,
+                parts=ScoreParts(scored.score, None, root.score),
+                position=places.get(scored.point.id),
+            )
+            for scored in found
+        ]
+        hits += sorted(own, key=lambda hit: (hit.position is None, hit.position or 0))
+        if len(hits) == k:
+            break
+    return hits
+
+
 def any_merged(hits: Iterable[Hit]) -> bool:
     """Whether merged vectors had a part in any of these hits."""
     return any(hit.parts is None or hit.parts.section or hit.parts.root for hit in hits)
