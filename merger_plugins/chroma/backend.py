@@ -107,7 +107,8 @@ class ChromaBackend(Backend):
         if chunks is None:
             return None
         for each in (chunks, merged, contextual):
-            if each is not None and (space := _space(each)) != "cosine":
+            wanted = self.form.distance if each is chunks else None
+            if each is not None and (space := _space(each)) != (wanted or "cosine"):
                 raise StoreError(
                     f"The collection {each.name!r} compares by {space!r}, and merged vectors are compared by "
                     "cosine. Choose a collection made with configuration={'hnsw': {'space': 'cosine'}}, or a "
@@ -163,7 +164,7 @@ class ChromaBackend(Backend):
                     found[point_id] = Point(
                         point_id,
                         _chosen(restored(flat, at(answer["documents"], row)), payload),
-                        _unit(vector),
+                        _unit(vector) if self._distance(shelf) is None else _float32(vector),
                         _unit(contextual.get(point_id)),
                     )
         return found
@@ -258,9 +259,9 @@ class ChromaBackend(Backend):
                 if exact:
                     found += compared(collection, query, condition, key)
                 elif key is not None:
-                    found += by_document(collection, query, condition, limit, key)
+                    found += by_document(collection, query, condition, limit, key, self._distance(shelf))
                 else:
-                    found += queried(collection, query, condition, limit)
+                    found += queried(collection, query, condition, limit, self._distance(shelf))
             best = ranked(found, per_document=per_document)[:limit]
             points = self.fetch(shelf, [each.id for each in best], payload=payload)
         return [Scored(points[each.id], each.score) for each in best if each.id in points]
@@ -287,6 +288,9 @@ class ChromaBackend(Backend):
 
     def _writing(self) -> AbstractContextManager[ClientAPI]:
         return self._connection.writing(self.collection)
+
+    def _distance(self, shelf: Shelf) -> str | None:
+        return self.form.distance if shelf == "chunks" else None
 
     def _has_context(self, client: ClientAPI) -> bool:
         if self._in_context is None:
@@ -397,11 +401,16 @@ def _chosen(payload: Payload, wanted: bool | list[str]) -> Payload:
 
 def _unit(values: Any) -> Vector | None:
     """Of length one, as Chroma keeps what others wrote as it came."""
-    if values is None:
+    vector = _float32(values)
+    if vector is None:
         return None
     vector = np.asarray(values, np.float32)
     length = float(np.linalg.norm(vector))
     return vector if abs(length - 1) < 1e-5 or not length else vector / np.float32(length)
+
+
+def _float32(values: Any) -> Vector | None:
+    return None if values is None else np.asarray(values, np.float32)
 
 
 def _space(collection: Collection) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from chromadb import Collection
 
+from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.chroma.flat import NO_VECTOR, Condition, narrowed
 
@@ -24,20 +25,27 @@ class Found:
     document: Any = None
 
 
-def queried(collection: Collection, query: Vector, where: Condition | None, limit: int) -> list[Found]:
-    """By Chroma's index, best first."""
+def queried(
+    collection: Collection, query: Vector, where: Condition | None, limit: int, distance: str | None = None
+) -> list[Found]:
+    """By Chroma's index, best first; `distance` as `ChunkForm`."""
     answer = collection.query(
-        query_embeddings=_listed(query), n_results=limit, where=where, include=["distances"]
+        query_embeddings=_asked(query, distance), n_results=limit, where=where, include=["distances"]
     )
     distances = answer["distances"]
     assert distances is not None
-    return [Found(each, 1.0 - float(d)) for each, d in zip(answer["ids"][0], distances[0], strict=True)]
+    return [Found(each, _cosine(d, distance)) for each, d in zip(answer["ids"][0], distances[0], strict=True)]
 
 
 def by_document(
-    collection: Collection, query: Vector, where: Condition | None, limit: int, key: str
+    collection: Collection,
+    query: Vector,
+    where: Condition | None,
+    limit: int,
+    key: str,
+    distance: str | None = None,
 ) -> list[Found]:
-    """The best point of each document, by Chroma's index.
+    """The best point of each document, by Chroma's index; `distance` as `ChunkForm`.
 
     It has no groups: the documents that were found are left out of the next question, which asks for twice as
     many points, until there are enough documents or no more points. Points of no document do not count.
@@ -50,14 +58,17 @@ def by_document(
             if known := [document for document in best if type(document) is kind]:
                 within = narrowed(within, {key: {"$nin": known}})
         answer = collection.query(
-            query_embeddings=_listed(query), n_results=asked, where=within, include=["distances", "metadatas"]
+            query_embeddings=_asked(query, distance),
+            n_results=asked,
+            where=within,
+            include=["distances", "metadatas"],
         )
         ids, distances, flats = answer["ids"][0], answer["distances"], answer["metadatas"]
         assert distances is not None
         assert flats is not None
-        for point_id, distance, flat in zip(ids, distances[0], flats[0], strict=True):
+        for point_id, far, flat in zip(ids, distances[0], flats[0], strict=True):
             if flat and key in flat:
-                best.setdefault(flat[key], Found(point_id, 1.0 - float(distance), flat[key]))
+                best.setdefault(flat[key], Found(point_id, _cosine(far, distance), flat[key]))
         if len(ids) < asked:
             break
         asked *= 2
@@ -99,5 +110,10 @@ def at(column: Any, row: int) -> Any:
     return None if column is None else column[row]
 
 
-def _listed(query: Vector) -> Any:
-    return [np.asarray(query, np.float32)]
+def _asked(query: Vector, distance: str | None) -> Any:
+    return [np.asarray(query, np.float32) if distance is None else unit(query[None])[0]]
+
+
+def _cosine(far: float, distance: str | None) -> float:
+    """The cosine of two vectors by how far apart Chroma finds them."""
+    return 1.0 - float(far) / (2 if distance == "l2" else 1)

@@ -9,6 +9,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.errors import StoreError
 from merger_plugins.qdrant.connection import Connection, Location, embedded
@@ -59,7 +60,9 @@ class QdrantBackend(Backend):
         named = described if isinstance(described, dict) else {} if described is None else {"": described}
         return {
             name: VectorForm(
-                params.size, None if params.distance == models.Distance.COSINE else params.distance.value
+                params.size,
+                None if params.distance == models.Distance.COSINE else params.distance.value,
+                as_cosine=params.distance != models.Distance.MANHATTAN,
             )
             for name, params in named.items()
             if params.multivector_config is None
@@ -83,10 +86,11 @@ class QdrantBackend(Backend):
                 f"{self.form.vector or CHUNK!r}. Choose a collection with one vector without a name, or a "
                 "new one; or run backfill() to say which vector is the chunks'."
             )
-        if chosen.distance is not None:
+        if chosen.distance != self.form.distance:
             raise StoreError(
                 f"The collection {self.collection!r} compares by {chosen.distance}, and merged vectors are "
-                "compared by cosine. Choose a collection with Distance.COSINE, or a new one."
+                "compared by cosine. Choose a collection with Distance.COSINE, or a new one; for one that "
+                "another application wrote with unit vectors, run backfill()."
             )
         return Layout(chosen.dimension, self._context in vectors, self.has_companion())
 
@@ -251,8 +255,9 @@ class QdrantBackend(Backend):
     ) -> list[Scored]:
         """By Qdrant's index, or past it."""
         using = (self._context if contextual else self._raw) if self._named and shelf == "chunks" else None
+        distance = self.form.distance if shelf == "chunks" else None
         asked: dict[str, Any] = {
-            "query": query.tolist(),
+            "query": (query if distance is None else unit(query[None])[0]).tolist(),
             "using": using,
             "query_filter": self._filter(shelf, where),
             "limit": limit,
@@ -269,7 +274,7 @@ class QdrantBackend(Backend):
                 found = [group.hits[0] for group in groups]
             else:
                 found = client.query_points(self._name(shelf), **asked).points
-        return [Scored(self._point(shelf, point), point.score) for point in found]
+        return [Scored(self._point(shelf, point), _cosine(point.score, distance)) for point in found]
 
     def close(self) -> None:
         """Unless the client was passed in."""
@@ -349,6 +354,11 @@ def _vector(point: Point, named: bool) -> Any:
     if point.contextual is not None:
         vectors[CONTEXTUAL] = point.contextual.tolist()
     return vectors
+
+
+def _cosine(score: float, distance: str | None) -> float:
+    """The cosine of two unit vectors by what Qdrant says of them."""
+    return 1 - score * score / 2 if distance == models.Distance.EUCLID.value else score
 
 
 def _array(values: Any) -> Vector | None:

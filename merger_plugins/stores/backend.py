@@ -95,10 +95,12 @@ class VectorForm:
     Attributes:
         dimension: d.
         distance: how the database compares them, in its own word; None where that is by cosine.
+        as_cosine: whether that ranks vectors of unit length as their cosines do.
     """
 
     dimension: int
     distance: str | None = None
+    as_cosine: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ class ChunkForm:
         metadata: payload key of the mapping that filters look into; None where that is the payload itself.
         vector: name of the raw vector; None for the one that this package makes.
         contextual: name of the contextual vector; None for the one that this package makes.
+        distance: how the database compares them, as `VectorForm`; other than by cosine only where all chunk
+            vectors have unit length. `Backend.nearest` answers with cosines all the same, and `Backend.fetch`
+            and `Backend.scan` bring such vectors as they are stored.
     """
 
     document: str = "document_id"
@@ -118,6 +123,7 @@ class ChunkForm:
     metadata: str | None = "metadata"
     vector: str | None = None
     contextual: str | None = None
+    distance: str | None = None
 
 
 class Backend(ABC):

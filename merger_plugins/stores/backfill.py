@@ -132,6 +132,13 @@ class _Run:
         done = 0
         for page in _in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // spool.dimension))):
             spool.add(extractor.page(page))
+            if reading.distance is not None and not extractor.unit:
+                raise StoreError(
+                    f"The chunk vectors of {self.backend.collection!r} are compared by {reading.distance}, "
+                    f"and have lengths from {extractor.shortest:.4g} to {extractor.longest:.4g}. Merged "
+                    "vectors are compared by cosine, which ranks the same way only where all have length 1. Copy "
+                    "the collection into one with cosine distance, or write unit vectors into it."
+                )
             done += len(page)
             self.order.report("reading", done, expected)
 

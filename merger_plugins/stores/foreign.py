@@ -44,6 +44,8 @@ class Reading:
         vector: name of the chunk vector; ``""`` for the one without a name.
         contextual: where contextual chunk vectors go, if anywhere.
         contextual_vector: name of the vector that takes them, where that is a named one.
+        distance: how the database compares chunk vectors, in its own word, if they have unit length and it is
+            not by cosine.
     """
 
     layout: str
@@ -54,11 +56,14 @@ class Reading:
     vector: str
     contextual: ContextualPlace = "none"
     contextual_vector: str | None = None
+    distance: str | None = None
 
     @property
     def form(self) -> ChunkForm:
         """For the database."""
-        return ChunkForm(self.group_by, self.text, self.metadata, self.vector, self.contextual_vector)
+        return ChunkForm(
+            self.group_by, self.text, self.metadata, self.vector, self.contextual_vector, self.distance
+        )
 
     def document_of(self, payload: Payload) -> str | None:
         """The document of a point as it was read; None where the payload does not say."""
@@ -80,8 +85,9 @@ class Reading:
     def metadata_of(self, payload: Payload) -> Payload:
         """What a point's payload says beside its text."""
         if self.metadata:
-            inner = found(payload, self.metadata)
-            return inner if type(inner) is dict else {}
+            payload = found(payload, self.metadata)
+            if type(payload) is not dict or _NODE not in payload:
+                return payload if type(payload) is dict else {}
         left_out = (self.text, _NODE, _NODE_TYPE)
         return {key: value for key, value in payload.items() if key not in left_out}
 

@@ -89,7 +89,7 @@ def recognised(sample: Sequence[Payload], vectors: Mapping[str, VectorForm], wan
 
     Raises:
         InputError: something that the caller has to say, or a field or vector that there is not.
-        StoreError: vectors that are not compared by cosine, or points that this package wrote.
+        StoreError: vectors compared in a way that ranks otherwise than cosines, or points of this package.
     """
     if all(payload.keys() >= _OWN_KEYS for payload in sample):
         raise StoreError(
@@ -101,6 +101,8 @@ def recognised(sample: Sequence[Payload], vectors: Mapping[str, VectorForm], wan
     text = wanted.text or _text(sample)
     if _share(sample, _JSON_KEY, str) > 0.5:
         layout, metadata = "LlamaIndex", None
+    elif metadata and _share(sample, f"{metadata}.{_JSON_KEY}", str) > 0.5:
+        layout = "LlamaIndex"  # in Chroma, where all metadata is together
     else:
         layout = "LangChain" if metadata and text == "page_content" else "flat"
     vector = _vector(vectors, wanted.vector)
@@ -112,14 +114,15 @@ def recognised(sample: Sequence[Payload], vectors: Mapping[str, VectorForm], wan
                 f"{option} names {path!r}, and none of {len(sample):,} points looked at has that field. "
                 f"{_listed(fields)}"
             )
-    if group_by.startswith(f"{_JSON_KEY}."):
+    if _JSON_KEY in group_by.split("."):
         raise InputError(
             f"group_by is {group_by!r}, and the database cannot look into the JSON text of {_JSON_KEY!r}. "
             f"Name another field. {_listed(fields)}"
         )
     place = wanted.contextual or "none"
     name = _contextual_vector(vectors, vector, wanted.contextual_vector) if place == "named" else None
-    return Reading(layout, group_by, order_by, text, metadata, vector, place, name)
+    distance = vectors[vector].distance
+    return Reading(layout, group_by, order_by, text, metadata, vector, place, name, distance)
 
 
 def _vector(vectors: Mapping[str, VectorForm], wanted: str | None) -> str:
@@ -136,12 +139,11 @@ def _vector(vectors: Mapping[str, VectorForm], wanted: str | None) -> str:
             f"The points have several vectors: {names}. Say with vector= (--vector) which is the chunk's."
         )
     chosen = wanted if wanted is not None else "" if "" in vectors else (cosine or names)[0]
-    if vectors[chosen].distance is not None:
+    if not vectors[chosen].as_cosine:
         named = f" named {chosen!r}" if chosen else ""
         raise StoreError(
             f"The chunk vectors{named} are compared by {vectors[chosen].distance}, and merged vectors are "
-            "compared by cosine. Copy the collection into one with cosine distance first; where all vectors "
-            "have unit length, dot products rank the same way."
+            "compared by cosine. Copy the collection into one with cosine distance first."
         )
     return chosen
 
@@ -157,8 +159,8 @@ def _contextual_vector(vectors: Mapping[str, VectorForm], raw: str, wanted: str 
     if vectors[name] != vectors[raw]:
         raise InputError(
             f"The vector {name!r} has dimension {vectors[name].dimension} and distance "
-            f"{vectors[name].distance or 'cosine'}; it must be {vectors[raw].dimension} and cosine, as the "
-            "chunk vectors are."
+            f"{vectors[name].distance or 'cosine'}; it must be {vectors[raw].dimension} and "
+            f"{vectors[raw].distance or 'cosine'}, as the chunk vectors are."
         )
     return name
 

@@ -43,7 +43,7 @@ class EdgeClient(QdrantClient):
 
     def create_collection(self, collection_name: str, vectors_config: Any = None, **_: Any) -> bool:
         def params(one: models.VectorParams) -> edge.EdgeVectorParams:
-            return edge.EdgeVectorParams(size=one.size, distance=edge.Distance.Cosine)
+            return edge.EdgeVectorParams(size=one.size, distance=getattr(edge.Distance, one.distance.value))
 
         many = isinstance(vectors_config, dict)
         vectors = {k: params(v) for k, v in vectors_config.items()} if many else params(vectors_config)
@@ -132,6 +132,7 @@ class EdgeClient(QdrantClient):
     ) -> Any:
         """Grouping is the server's work above its shards, so it is done here."""
         groups: dict[str, list[Any]] = {}
+        asked["with_payload"] = True  # to know the groups
         everything = max(self.count(collection_name).count, 1)
         for point in self.query_points(collection_name, limit=everything, **asked).points:
             if (group := _at(point.payload, group_by)) is not None:

@@ -70,8 +70,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def create(client: QdrantClient, form: str = "langchain", collection: str = "app", **more: Any) -> None:
-    params = models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE)
+def create(
+    client: QdrantClient,
+    form: str = "langchain",
+    collection: str = "app",
+    distance: models.Distance = models.Distance.COSINE,
+    **more: Any,
+) -> None:
+    params = models.VectorParams(size=DIMENSION, distance=distance)
     name = VECTOR_NAMES[form]
     client.create_collection(collection, vectors_config=params if name is None else {name: params, **more})
 

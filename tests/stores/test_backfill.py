@@ -530,13 +530,6 @@ class TestRefused:
         with pytest.raises(StoreError, match="no points"):
             QdrantStore(local, "app").backfill()
 
-    @pytest.mark.parametrize("distance", [models.Distance.DOT, models.Distance.EUCLID])
-    def test_another_distance(self, local, distance):
-        local.create_collection("app", vectors_config=models.VectorParams(size=DIMENSION, distance=distance))
-        put(local, corpus(), "by_hand")
-        with pytest.raises(StoreError, match=f"compared by {distance.value}"):
-            QdrantStore(local, "app").backfill(group_by="book", order_by="at")
-
     def test_a_merger_of_another_dimension(self, local):
         create(local)
         put(local, corpus())
