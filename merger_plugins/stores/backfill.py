@@ -136,8 +136,8 @@ class _Run:
                 raise StoreError(
                     f"The chunk vectors of {self.backend.collection!r} are compared by {reading.distance}, "
                     f"and have lengths from {extractor.shortest:.4g} to {extractor.longest:.4g}. Merged "
-                    "vectors are compared by cosine, which ranks the same way only where all have length 1. Copy "
-                    "the collection into one with cosine distance, or write unit vectors into it."
+                    "vectors are compared by cosine, which ranks the same way only where all have length 1. "
+                    "Copy the collection into one with cosine distance, or write unit vectors into it."
                 )
             done += len(page)
             self.order.report("reading", done, expected)
