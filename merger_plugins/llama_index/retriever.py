@@ -1,0 +1,209 @@
+"""`MergerRetriever`: a retriever over an ingestion hook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
+from llama_index.core.schema import (
+    IndexNode,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.vector_stores.types import MetadataFilters
+
+from merger_plugins._batching import as_vector
+from merger_plugins._types import Vector
+from merger_plugins.errors import EmptyInputError, InputError, StoreError
+from merger_plugins.llama_index.calls import (
+    Steps,
+    arun,
+    checked_store,
+    of_queries,
+    of_store,
+    query_of_store,
+    run,
+)
+from merger_plugins.llama_index.filters import translated
+from merger_plugins.mergers.mean import MeanMerger
+from merger_plugins.stores import FusionWeights, Hit, MergedStore
+from merger_plugins.stores.asynchronous import AsyncMergedStore
+
+Mode = Literal["contextual", "fused", "document", "section"]
+
+CHUNK_SCORE = "merger_chunk_score"
+"""Metadata of a node that the mode ``"document"`` found: its own score."""
+
+_HOST_KEYS = {"doc_id", "document_id", "ref_doc_id"}
+"""Payload keys of a collection that LlamaIndex wrote, which are relations of a node and no metadata."""
+
+
+class MergerRetriever(BaseRetriever):
+    """Retrieves from a `QdrantStore` or `ChromaStore`, or the asynchronous form of one.
+
+    Modes:
+
+    - ``"fused"``: chunks by their own score, their section's and their document's.
+    - ``"contextual"``: chunks by their contextual vectors, where the store has them.
+    - ``"section"``: sections of ten neighbouring chunks, their texts joined.
+    - ``"document"``: the best documents, and of each its best chunks in reading order. A node has the score
+      of its document, and its own in its metadata.
+
+    Ids and scores are those of ``store.search``. A query is embedded once, by `embed_model` or the store's
+    own embedder, unless its bundle has an embedding; the bundle keeps it, so that postprocessors after this
+    need not embed it again. An asynchronous store serves ``aretrieve`` alone; with a plain one,
+    ``aretrieve`` works in threads.
+
+    Attributes:
+        similarity_top_k: how many nodes at the most; documents in the mode ``"document"``.
+    """
+
+    def __init__(
+        self,
+        store: MergedStore | AsyncMergedStore,
+        *,
+        mode: Mode = "fused",
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        embed_model: BaseEmbedding | None = None,
+        filters: MetadataFilters | Mapping[str, Any] | Any = None,
+        documents: Sequence[str] | None = None,
+        weights: FusionWeights | None = None,
+        chunks_per_document: int = 3,
+        callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        """Say what to search.
+
+        Args:
+            store: where to search. For a collection that LlamaIndex wrote: back-filled.
+            mode: see above.
+            similarity_top_k: how many at the most.
+            embed_model: the model that made the chunk vectors; the store's own embedder for None.
+            filters: `MetadataFilters`, a mapping of metadata key -> value or list of values, or the
+                database's own filter.
+            documents: ids of documents, of which nodes must belong to one.
+            weights: of the mode ``"fused"``.
+            chunks_per_document: how many of each in the mode ``"document"``.
+            callback_manager: as `BaseRetriever`, like those that follow.
+            object_map: as above.
+            objects: as above.
+            verbose: as above.
+
+        Raises:
+            InputError: no store, or no such mode or number.
+        """
+        super().__init__(callback_manager, object_map, objects, verbose)
+        if mode not in get_args(Mode):
+            raise InputError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}.")
+        for name, value in (
+            ("similarity_top_k", similarity_top_k),
+            ("chunks_per_document", chunks_per_document),
+        ):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
+        self.similarity_top_k = similarity_top_k
+        self._store = checked_store(store)
+        self._mode: Mode = mode
+        self._embed_model = embed_model
+        self._filters = filters
+        self._documents = documents
+        self._weights = weights
+        self._chunks = chunks_per_document
+        self._known_to_be_merged = False
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return run(self._steps(query_bundle))
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await arun(self._steps(query_bundle))
+
+    def _steps(self, bundle: QueryBundle) -> Steps[list[NodeWithScore]]:
+        query = yield from self._query(bundle)
+        condition = yield from translated(self._filters, self._store)
+        options: dict[str, Any] = {"filter": condition, "documents": self._documents}
+        if self._mode == "document":
+            return (yield from self._best_documents(query, options))
+        if self._mode == "fused":
+            options["weights"] = self._weights
+        hits = yield of_store(self._store, "search", query, self.similarity_top_k, self._mode, **options)
+        yield from self._check(hits)
+        return [NodeWithScore(node=_node(hit), score=hit.score) for hit in hits]
+
+    def _query(self, bundle: QueryBundle) -> Steps[Vector]:
+        embedding: Any = bundle.embedding
+        if embedding is None:
+            texts = bundle.embedding_strs
+            if not any(text.strip() for text in texts):
+                raise EmptyInputError("The query is empty; there is nothing to search for.")
+            if self._embed_model is not None:
+                embedding = yield of_queries(self._embed_model, texts)
+            elif len(texts) == 1:
+                embedding = yield query_of_store(self._store, texts[0])
+            else:
+                vectors = []
+                for text in texts:
+                    vectors.append((yield query_of_store(self._store, text)))
+                embedding = MeanMerger().merge(vectors)
+            vector = as_vector(embedding, what="The query's vector")
+            bundle.embedding = vector.tolist()
+            return vector
+        return as_vector(embedding, what="The query's vector")
+
+    def _best_documents(self, query: Vector, options: dict[str, Any]) -> Steps[list[NodeWithScore]]:
+        ranked = yield of_store(self._store, "search", query, self.similarity_top_k, "document", **options)
+        yield from self._check(ranked)
+        nodes = []
+        for document in ranked:
+            within = {**options, "documents": [document.document_id]}
+            hits = yield of_store(self._store, "search", query, self._chunks, "fused", **within)
+            for hit in sorted(hits, key=lambda hit: hit.position or 0):
+                node = _node(hit)
+                node.metadata[CHUNK_SCORE] = hit.score
+                node.excluded_embed_metadata_keys = [CHUNK_SCORE]
+                node.excluded_llm_metadata_keys = [CHUNK_SCORE]
+                nodes.append(NodeWithScore(node=node, score=document.score))
+        return nodes
+
+    def _check(self, hits: Sequence[Hit]) -> Steps[None]:
+        """Tell a search that found nothing from a store that has nothing to search yet."""
+        if hits or self._known_to_be_merged:
+            self._known_to_be_merged = True
+            return
+        seen = yield of_store(self._store, "inspect")
+        if seen.chunks and not (seen.documents or seen.conversations or seen.sections):
+            raise StoreError(
+                f"The collection {seen.collection!r} has {seen.chunks:,} chunks and no merged vectors, which "
+                f"are in the companion collection {seen.collection}__merged. Call store.backfill() once (on "
+                "the command line: merger-plugins backfill), and again when documents have changed."
+            )
+        self._known_to_be_merged = bool(seen.chunks)
+
+
+def _node(hit: Hit) -> TextNode:
+    """A node as LlamaIndex has it. Its id is the point's, so that `node_id` finds it in the collection."""
+    metadata = dict(hit.metadata)
+    if metadata.keys() >= _HOST_KEYS:
+        metadata = {key: value for key, value in metadata.items() if key not in _HOST_KEYS}
+    metadata |= {
+        key: value for key, value in (("speaker", hit.speaker), ("time", hit.time)) if value is not None
+    }
+    source = (
+        {} if hit.document_id is None else {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.document_id)}
+    )
+    return TextNode(
+        id_=hit.id,
+        text=hit.text or "",
+        metadata=metadata,
+        relationships=source,
+        start_char_idx=hit.start,
+        end_char_idx=hit.end,
+    )
