@@ -13,6 +13,7 @@ from merger_plugins.embedders import Embedder
 from merger_plugins.errors import DimensionError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.backend import Backend
+from merger_plugins.stores.records import METADATA
 from merger_plugins.stores.state import StoreState
 from merger_plugins.stores.texts import Texts
 
@@ -70,6 +71,15 @@ class StoreBase:
     def embedder(self) -> Embedder:
         """The embedder at work; the bundled one is loaded here."""
         return self._texts.embedder
+
+    @property
+    def metadata_field(self) -> str | None:
+        """The field of chunk points that holds metadata, for the database's own filters; None for no field.
+
+        None where the metadata is beside everything else that a point says. Opens the store.
+        """
+        foreign = self._state.open().foreign
+        return METADATA if foreign is None else foreign.edition.reading.metadata
 
     def _vector_of(self, query: str | VectorLike) -> Vector:
         """A query's raw vector, of the collection's dimension where there is one."""
