@@ -5,14 +5,18 @@ written as LangChain writes. ``--engine edge`` is the real Qdrant engine in the 
 the client's embedded folder, which holds every point in memory and commits each written point by itself. Each
 measurement runs in a process of its own, so that peak memory is its own; processor time stands beside the
 clock's, which other work on the machine moves. Writes
-benchmarks/results/backfill.json, or backfill-local.json.
+benchmarks/results/backfill.json; backfill-million.json for a million chunks, backfill-local.json for the
+embedded folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +38,7 @@ from tests.stores.edge import EdgeClient
 
 SEED = 20
 COLLECTION = "app"
+COMPANION = f"{COLLECTION}__merged"
 _PARAMS = models.VectorParams(size=384, distance=models.Distance.COSINE)
 TEXT = "About as many words as a chunk of fifty tokens has, so that payloads weigh what they weigh. " * 3
 
@@ -108,6 +113,7 @@ def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
         done = MergedStore(backend).backfill(progress=progress)
         result |= {"documents": done.documents, "merged": done.merged, "stage_ends": ends}
         result |= {"points_written": backend.points, "writing_s": round(backend.seconds, 2)}
+        result["writing_cpu_s"] = round(backend.cpu, 2)
     result |= {"seconds": round(time.perf_counter() - began, 2), "peak_mb": _peak()}
     result["cpu_s"] = round(time.process_time() - worked, 2)
     return result
@@ -116,13 +122,14 @@ def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
 class _Timed(QdrantBackend):
     """Knows how long the database takes to write."""
 
-    seconds = 0.0
+    seconds = cpu = 0.0
     points = 0
 
     def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         super().write(shelf, points, below=below)
         self.seconds += time.perf_counter() - began
+        self.cpu += time.process_time() - worked
         self.points += len(points)
 
 
@@ -132,24 +139,29 @@ def _peak() -> int:
 
 def in_a_process(engine: str, part: str, folder: Path) -> dict[str, Any]:
     """The same in another process."""
+    options = ["--engine", engine, "--part", part, "--data", str(folder)]
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.backfill",
-            "--engine",
-            engine,
-            "--part",
-            part,
-            "--folder",
-            str(folder),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-m", "benchmarks.backfill", *options], capture_output=True, text=True, check=False
     )
+    if run.returncode:
+        raise SystemExit(run.stderr)
     made: dict[str, Any] = json.loads(run.stdout)
+    print(part, made, file=sys.stderr, flush=True)
     return made
+
+
+def forget_merged(engine: str, folder: Path) -> None:
+    """Remove the companion, so that the next back-fill is the first one."""
+    client = connect(engine, folder)
+    if client.collection_exists(COMPANION):
+        client.delete_collection(COMPANION)
+    client.close()
+    if engine == "edge":
+        shutil.rmtree(folder / COMPANION, ignore_errors=True)
+
+
+def _middle(runs: Sequence[dict[str, Any]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
 
 
 def main() -> None:
@@ -158,41 +170,49 @@ def main() -> None:
     )
     parser.add_argument("--chunks", type=int, default=200_000)
     parser.add_argument("--engine", choices=["edge", "local"], default="edge")
+    parser.add_argument("--rounds", type=int, default=3, help="how often to read, and to back-fill, in turn")
     parser.add_argument("--part", choices=["read", "backfill"])
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the collection; made where it does not exist")
     parser.add_argument("--dry", action="store_true", help="print, and write no result file")
     arguments = parser.parse_args()
     engine = arguments.engine
     if arguments.part:
-        print(json.dumps(measured(engine, arguments.part, arguments.folder)))
+        print(json.dumps(measured(engine, arguments.part, arguments.data)))
         return
     with tempfile.TemporaryDirectory() as parent:
-        folder = arguments.folder or Path(parent) / "qdrant"
+        folder = arguments.data or Path(parent) / "qdrant"
         if not folder.exists():
             make(engine, folder, arguments.chunks)
-        reads = [in_a_process(engine, "read", folder)]
-        first = in_a_process(engine, "backfill", folder)
-        reads.append(in_a_process(engine, "read", folder))
+        reads, fills = [], []
+        for _ in range(arguments.rounds):
+            forget_merged(engine, folder)
+            reads.append(in_a_process(engine, "read", folder))
+            fills.append(in_a_process(engine, "backfill", folder))
         again = in_a_process(engine, "backfill", folder)
-    read = min(one["seconds"] for one in reads)
+    seconds, cpu = _middle(fills, "seconds"), _middle(fills, "cpu_s")
     figures = {
         "chunks": arguments.chunks,
         "dimension": _PARAMS.size,
         "engine": engine,
+        "blas_threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "reads": reads,
-        "backfill": first,
+        "backfills": fills,
         "backfill_again": again,
-        "chunks_per_second": round(arguments.chunks / first["seconds"]),
-        "time_over_read": round(first["seconds"] / read, 2),
-        "cpu_over_read": round(first["cpu_s"] / min(one["cpu_s"] for one in reads), 2),
-        "time_without_writing_over_read": round((first["seconds"] - first["writing_s"]) / read, 2),
-        "peak_over_read_mb": first["peak_mb"] - max(one["peak_mb"] for one in reads),
+        "chunks_per_second": round(arguments.chunks / seconds),
+        "time_over_read": round(seconds / _middle(reads, "seconds"), 2),
+        "cpu_over_read": round(cpu / _middle(reads, "cpu_s"), 2),
+        "cpu_without_writing_over_read": round(
+            (cpu - _middle(fills, "writing_cpu_s")) / _middle(reads, "cpu_s"), 2
+        ),
+        "peak_mb": max(run["peak_mb"] for run in (*fills, again)),
+        "peak_over_read_mb": max(run["peak_mb"] - run["after_opening_mb"] for run in fills)
+        - max(run["peak_mb"] - run["after_opening_mb"] for run in reads),
     }
     print(json.dumps(figures, indent=2))
     if not arguments.dry:
-        write_result(
-            "backfill" if engine == "edge" else "backfill-local", seed=SEED, data={}, figures=figures
-        )
+        size = "-million" if arguments.chunks == 1_000_000 else ""
+        name = f"backfill{'' if engine == 'edge' else '-local'}{size}"
+        write_result(name, seed=SEED, data={}, figures=figures)
 
 
 if __name__ == "__main__":
