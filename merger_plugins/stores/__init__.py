@@ -1,5 +1,6 @@
 """What the ingestion hooks of all vector databases share."""
 
+from merger_plugins.stores.contents import StoredChunk
 from merger_plugins.stores.documents import Document, Ingested
 from merger_plugins.stores.filling import Backfilled, BackfillProgress
 from merger_plugins.stores.search import FusionWeights, Hit, ScoreParts, SearchLevel
@@ -17,5 +18,6 @@ __all__ = [
     "MergedStore",
     "ScoreParts",
     "SearchLevel",
+    "StoredChunk",
     "StoredDocument",
 ]

@@ -102,6 +102,7 @@ class AsyncMergedStore:
     delete = _awaitable(MergedStore.delete)
     search = _awaitable(MergedStore.search)
     passages = _awaitable(MergedStore.passages)
+    contents = _awaitable(MergedStore.contents)
     recall = _awaitable(MergedStore.recall)
     merged_question = _awaitable(MergedStore.merged_question)
     inspect = _awaitable(MergedStore.inspect)

@@ -10,7 +10,9 @@ from typing import Literal
 from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.stores.backend import Backend, Payload, Point, Scored, Where
+from merger_plugins.stores.changes import tree_of
 from merger_plugins.stores.foreign import CHUNK, CHUNKS, CONTEXTUAL_KIND, Edition
+from merger_plugins.stores.places import filled
 from merger_plugins.stores.records import METADATA, TEXT, PointIds
 
 
@@ -71,6 +73,10 @@ class ChunkPoints(ABC):
     @abstractmethod
     def positions(self, points: Sequence[Point]) -> dict[str, int]:
         """Places of chunk points in their documents, by id, as far as they are known."""
+
+    @abstractmethod
+    def of(self, document_id: str, last: int | None = None) -> list[Point]:
+        """Chunk points of a document in reading order, without vectors: the `last` ones, or all."""
 
     @abstractmethod
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
@@ -152,6 +158,17 @@ class OwnChunks(ChunkPoints):
         """As they were ingested."""
         known = {point.id: point.payload.get("position") for point in points}
         return {point_id: position for point_id, position in known.items() if position is not None}
+
+    def of(self, document_id: str, last: int | None = None) -> list[Point]:
+        """In two requests."""
+        root_id = self._ids.root(document_id)
+        root = self._backend.fetch("merged", [root_id]).get(root_id)
+        places, gaps = tree_of(root)
+        taken = filled(gaps, 0, places)
+        return _in_order(
+            self._backend,
+            [self._ids.chunk(document_id, place) for place in (taken[-last:] if last else taken)],
+        )
 
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
         """By the ids of their positions."""
@@ -253,11 +270,24 @@ class ForeignChunks(ChunkPoints):
             for offset, point_id in enumerate(point.payload[CHUNKS])
         }
 
+    def of(self, document_id: str, last: int | None = None) -> list[Point]:
+        """In two requests."""
+        where = Where(self.match, documents=[document_id])
+        parts = self._backend.scan("merged", where, payload=[CHUNKS, "position"])
+        naming = sorted((p for p in parts if CHUNKS in p.payload), key=lambda p: p.payload["position"])
+        ids = [point_id for point in naming for point_id in point.payload[CHUNKS]]
+        return _in_order(self._backend, ids[-last:] if last else ids)
+
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
         """By the ids that each section names."""
         wanted = {point.id: list(point.payload[CHUNKS]) for point in merged}
         text = self._reading.text
         return _payloads(self._backend, wanted, [text.partition(".")[0]]) if text else {}
+
+
+def _in_order(backend: Backend, ids: Sequence[str]) -> list[Point]:
+    stored = backend.fetch("chunks", ids) if ids else {}
+    return [stored[point_id] for point_id in ids if point_id in stored]
 
 
 def _payloads(

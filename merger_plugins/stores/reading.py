@@ -11,6 +11,7 @@ from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Where
 from merger_plugins.stores.base import StoreBase
+from merger_plugins.stores.contents import StoredChunk, contents
 from merger_plugins.stores.documents import (
     checked_id,
 )
@@ -213,6 +214,29 @@ class Reading(StoreBase):
         self._state.open()
         vector = self._vector_of(question)
         return self._merged_question(question, vector, conversation_id, history, gate)
+
+    def contents(self, document_id: str, *, last: int | None = None) -> list[StoredChunk]:
+        """The chunks of a document, or the turns of a conversation, in reading order.
+
+        Args:
+            document_id: its name; none for one that is not stored.
+            last: how many from the end; all for None.
+
+        Raises:
+            InputError: `last` is no number from 1 on.
+            StoreError: the database fails.
+        """
+        if last is not None and (type(last) is not int or last < 1):
+            raise InputError(f"last is {last!r}; it takes a number from 1 on, or None.")
+        state = self._state.open()
+        name = checked_id(document_id)
+        if state.settings is None:
+            return []
+        while True:
+            before = state.settings
+            found = contents(state.chunks(), name, last)
+            if found or not (state.renewed(before) or state.switched()):
+                return found
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""
