@@ -480,7 +480,8 @@ class TestCollections:
             {"source": "s", "page": 1},
         )
         assert hit.score == pytest.approx(1, abs=1e-5)
-        assert store.search(VECTORS[0], 3, "document") == []
+        with pytest.raises(StoreError, match=r"backfill\(\)"):
+            store.search(VECTORS[0], 3, "document")
         assert not store.delete("a")
         store.ingest("a", vectors=VECTORS[1:])
         assert len(store.search(VECTORS[0], 30, filter={"source": "s"})) == 1

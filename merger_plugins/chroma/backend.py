@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from chromadb import Collection
@@ -13,6 +13,7 @@ from chromadb.errors import NotFoundError
 
 from merger_plugins._types import Vector
 from merger_plugins.chroma.connection import Connection, Location
+from merger_plugins.chroma.damage import got, is_readable
 from merger_plugins.chroma.embedding import MergerEmbeddingFunction
 from merger_plugins.chroma.flat import (
     NO_VECTOR,
@@ -112,7 +113,7 @@ class ChromaBackend(Backend):
                 raise StoreError(
                     f"The collection {each.name!r} compares by {space!r}, and merged vectors are compared by "
                     "cosine. Choose a collection made with configuration={'hnsw': {'space': 'cosine'}}, or a "
-                    "new one."
+                    "new one; for one that another application wrote with unit vectors, run backfill()."
                 )
         dimension = _dimension(chunks) or (merged and _dimension(merged))
         if not dimension:
@@ -149,15 +150,12 @@ class ChromaBackend(Backend):
         wanted = list(dict.fromkeys(ids))
         with self._connection.client() as client:
             for batch in _batches(wanted, _POINTS_AT_ONCE):
-                answer = self._shelf(client, shelf).get(
-                    batch, include=_include(payload, "metadatas" if vectors else "", "embeddings" * vectors)
-                )
+                asked = _include(payload, "metadatas" if vectors else "", "embeddings" * vectors)
+                answer = got(self._shelf(client, shelf), batch, asked)
                 contextual = {}
                 if vectors and shelf == "chunks" and self._has_context(client):
-                    beside = self._handle(client, self._contextual_companion).get(
-                        batch, include=["embeddings"]
-                    )
-                    contextual = dict(zip(beside["ids"], cast(Any, beside["embeddings"]), strict=True))
+                    beside = got(self._handle(client, self._contextual_companion), batch, ["embeddings"])
+                    contextual = dict(zip(beside["ids"], beside["embeddings"], strict=True))
                 for row, point_id in enumerate(answer["ids"]):
                     flat = at(answer["metadatas"], row) or {}
                     vector = at(answer["embeddings"], row) if vectors and NO_VECTOR not in flat else None
@@ -266,6 +264,17 @@ class ChromaBackend(Backend):
             points = self.fetch(shelf, [each.id for each in best], payload=payload)
         return [Scored(points[each.id], each.score) for each in best if each.id in points]
 
+    def mend(self) -> None:
+        """In a folder of this store: begins indexes that cannot be read anew; see the module `damage`."""
+
+        def damaged(client: ClientAPI) -> list[str]:
+            names = (self.collection, self.companion, self._contextual_companion)
+            found = [each for each in (self._found(client, name) for name in names) if each is not None]
+            self._handles.clear()
+            return [str(each.id) for each in found if not is_readable(each)]
+
+        self._connection.mend(damaged)
+
     def close(self) -> None:
         """Unless the client was passed in."""
         self._handles.clear()
@@ -280,6 +289,9 @@ class ChromaBackend(Backend):
     def _name(self, shelf: Shelf) -> str:
         return self.collection if shelf == "chunks" else self.companion
 
+    def _distance(self, shelf: Shelf) -> str | None:
+        return self.form.distance if shelf == "chunks" else None
+
     def _document_key(self, shelf: Shelf) -> str:
         return key_of((self.form if shelf == "chunks" else ChunkForm()).document)
 
@@ -288,9 +300,6 @@ class ChromaBackend(Backend):
 
     def _writing(self) -> AbstractContextManager[ClientAPI]:
         return self._connection.writing(self.collection)
-
-    def _distance(self, shelf: Shelf) -> str | None:
-        return self.form.distance if shelf == "chunks" else None
 
     def _has_context(self, client: ClientAPI) -> bool:
         if self._in_context is None:
@@ -399,18 +408,17 @@ def _chosen(payload: Payload, wanted: bool | list[str]) -> Payload:
     return {key: payload[key] for key in wanted if key in payload} if wanted else {}
 
 
+def _float32(values: Any) -> Vector | None:
+    return None if values is None else np.asarray(values, np.float32)
+
+
 def _unit(values: Any) -> Vector | None:
     """Of length one, as Chroma keeps what others wrote as it came."""
     vector = _float32(values)
     if vector is None:
         return None
-    vector = np.asarray(values, np.float32)
     length = float(np.linalg.norm(vector))
     return vector if abs(length - 1) < 1e-5 or not length else vector / np.float32(length)
-
-
-def _float32(values: Any) -> Vector | None:
-    return None if values is None else np.asarray(values, np.float32)
 
 
 def _space(collection: Collection) -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -20,6 +20,7 @@ from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings
 from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 
+from merger_plugins.chroma.damage import has_lost, indexes_of, is_unreadable, set_aside, torn
 from merger_plugins.chroma.folder import hold, let_go
 from merger_plugins.chroma.server import connected, is_url, server_place
 from merger_plugins.errors import (
@@ -41,7 +42,7 @@ vector index, 80 of 100 vectors were not found any more when the folder was open
 
 _FULL = ("disk is full", "no space left", "disk quota", "out of disk")
 _READ_ONLY = ("readonly database", "read-only file system", "permission denied")
-_DAMAGED = ("not a database", "malformed", "corrupt", "creating hnsw segment reader")
+_DAMAGED = ("not a database", "malformed", "corrupt")
 _UNREACHABLE = ("could not connect to a chroma server", "connection refused", "server disconnected")
 
 _locks: WeakValueDictionary[tuple[str, ...], threading.RLock] = WeakValueDictionary()
@@ -139,6 +140,35 @@ class Connection:
             with lock:
                 yield client
 
+    def mend(self, damaged: Callable[[ClientAPI], list[str]]) -> None:
+        """Let Chroma begin new indexes in the place of those that cannot be read, in a folder of this store.
+
+        Args:
+            damaged: finds the collections, by their ids, whose indexes Chroma cannot open.
+
+        Raises:
+            StoreError: somebody else has the database open.
+        """
+        if self._folder is not None and self._own and self._client is None and not self._closed:
+            with _opening, self._held_folder() as folder:
+                set_aside(torn(folder))
+        with self.client() as client, _opening:
+            if not (found := damaged(client)):
+                return
+            alone = self._folder is not None and self._own
+            if alone:
+                self._client = None
+                cast(Any, client).close()
+                alone = str(self._folder) not in SharedSystemClient._identifier_to_system
+            if not alone:
+                raise StoreError(
+                    f"A vector index of Chroma in {self.place} is damaged, and only a store that is alone in "
+                    "the folder can begin it anew. Stop the server, or close the other clients and stores; "
+                    "then call repair() on a ChromaStore that was given the folder."
+                )
+            assert self._folder is not None
+            set_aside(indexes_of(self._folder, found))
+
     def close(self) -> None:
         """Unless the client was passed in; the folder is free afterwards where no other store is in it."""
         self._closed = True
@@ -158,14 +188,25 @@ class Connection:
             let_go(self._folder)
 
     def _opened(self) -> ClientAPI:
-        if self._folder is not None and not self._held:
+        if self._folder is None:
+            return self._connected()
+        with self._held_folder() as folder:
+            if self._own and str(folder) not in SharedSystemClient._identifier_to_system and torn(folder):
+                raise _damaged(self.place, "its files do not fit together")
+            return self._connected()
+
+    @contextmanager
+    def _held_folder(self) -> Iterator[Path]:
+        """The folder, kept from other processes until this is closed, or at once if an error comes."""
+        assert self._folder is not None
+        if not self._held:
             self._folder.mkdir(parents=True, exist_ok=True)
             hold(self._folder)
             self._held = True
         try:
-            return self._connected()
+            yield self._folder
         except BaseException:
-            if self._held and self._folder is not None:
+            if self._held:
                 self._held = False
                 let_go(self._folder)
             raise
@@ -227,6 +268,8 @@ def _translated(error: Exception, place: str) -> StoreError:
             f"{place} cannot be written ({text}), and Chroma writes even to read. Give write access to the "
             "folder, or choose another."
         )
+    if is_unreadable(said) or has_lost(said):
+        return _damaged(place, text)
     if any(sign in said for sign in _DAMAGED):
         return StoreError(
             f"The Chroma database in {place} is damaged ({text}). Restore the folder from a copy, or ingest "
@@ -237,6 +280,15 @@ def _translated(error: Exception, place: str) -> StoreError:
             f"A collection of the store in {place} is not there ({text}). Make a new store object."
         )
     return StoreError(f"Chroma in {place} failed: {text or repr(error)}")
+
+
+def _damaged(place: str, how: str) -> StoreError:
+    return StoreError(
+        f"A vector index of Chroma in {place} is damaged ({how}), as it is where a process was killed or a "
+        "disk was full while Chroma saved it. Restore the folder from a copy; or call repair() on a store "
+        "over the folder: ids, texts and metadata stay, what follows from the vectors that are left is made "
+        "again, and the chunks that have to be ingested again are named."
+    )
 
 
 def _free(folder: Path) -> int:

@@ -11,17 +11,18 @@ import numpy as np
 from chromadb import Collection
 
 from merger_plugins._types import Vector
+from merger_plugins.chroma.damage import got
 from merger_plugins.chroma.flat import PREFIX, Flat
 from merger_plugins.chroma.querying import at
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A point as it is in Chroma."""
+    """A point as it is in Chroma; without a vector where the index has lost that."""
 
     flat: Mapping[str, Any]
     text: str | None
-    vector: Vector
+    vector: Vector | None
 
     @property
     def version(self) -> int:
@@ -33,14 +34,14 @@ def stored_points(collection: Collection, ids: Sequence[str]) -> dict[str, Store
     """Those of these points that are there, in one request."""
     if not ids:
         return {}
-    answer = collection.get(list(ids), include=["metadatas", "documents", "embeddings"])
+    answer = got(collection, ids, ["metadatas", "documents", "embeddings"])
     return {
         point_id: Stored(
             at(answer["metadatas"], row) or {},
             at(answer["documents"], row),
-            np.asarray(at(answer["embeddings"], row), np.float32),
+            None if vector is None else np.asarray(vector, np.float32),
         )
-        for row, point_id in enumerate(answer["ids"])
+        for row, (point_id, vector) in enumerate(zip(answer["ids"], answer["embeddings"], strict=True))
     }
 
 
@@ -58,7 +59,7 @@ def replace(
     for point_id, vector, flat, text in rows:
         old = stored.get(point_id)
         stale: Flat = {} if old is None else dict.fromkeys(key for key in old.flat if key not in flat)
-        moved = old is None or not np.array_equal(old.vector, vector)
+        moved = old is None or old.vector is None or not np.array_equal(old.vector, vector)
         document = None if text == (old.text if old else None) else text or ""
         changes.append((moved or document is not None, point_id, vector, flat | stale, document))
     for sent, group in groupby(changes, key=lambda change: change[0]):

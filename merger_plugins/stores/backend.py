@@ -293,6 +293,13 @@ class Backend(ABC):
             payload: as `fetch`.
         """
 
+    def mend(self) -> None:  # noqa: B027 - for those that a crash harms
+        """Make what the database itself cannot read any more readable again, as far as it goes.
+
+        Points may be without their vectors afterwards. `repair` calls it first. Nothing to do for a database
+        that no crash harms.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the database."""

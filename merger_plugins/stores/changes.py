@@ -189,7 +189,8 @@ def _in_part(
     inside = {} if added else change.chunks
     needs = Needs.of(covering, list(inside), desk.merger.fanout, contextual=desk.contextual)
     chunks, sections = needs.ids(desk.ids, head.document_id, gaps, desk.merger.fanout)
-    stored = desk.backend.fetch("chunks", chunks, vectors=True) if chunks else {}
+    found = desk.backend.fetch("chunks", chunks, vectors=True) if chunks else {}
+    stored = {point_id: point for point_id, point in found.items() if point.vector is not None}
     if sections:
         stored = stored | desk.backend.fetch("merged", sections)
     renewal = renewal_of(root, head, desk.merger) if desk.contextual else None

@@ -162,7 +162,7 @@ def _of_document(
         point = chunks.get(desk.ids.chunk(name, place))
         if point is None or point.vector is None:
             missing = True
-            detail = "the chunk is not in the store; ingest the document again, replace() or remove() it"
+            detail = "it is not in the store; repair() and ingest the document again, replace() or remove() it"
             yield Problem("missing", name, 0, place, detail, shelf="chunks")
             continue
         slots[place] = point
@@ -318,7 +318,9 @@ def _repair(desk: Desk, name: str, problems: Iterable[Problem]) -> None:
             if ids:
                 desk.backend.delete(shelf, ids, below=version_of(root))
         lost = any(p.kind == "missing" and p.level == 0 for p in problems)
-        if not lost and any(p.kind != "stray" for p in problems):
+        if lost:  # or else the next ingestion of the same text would find that there is nothing to do
+            swapped(desk.backend, sealed(root, next_version(root), {"content": ""}), root)
+        elif any(p.kind != "stray" for p in problems):
             for problem in problems:
                 if problem.kind == "wrong" and problem.level == 0:
                     _rename(desk, problem)

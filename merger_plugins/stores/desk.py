@@ -142,7 +142,7 @@ def stored_chunks(desk: Desk, roots: Sequence[Point]) -> list[list[Point | None]
     for head, root, own, point_ids in zip(heads, roots, places, ids, strict=True):
         slots: list[Point | None] = [None] * root.payload["stop"]
         for place, point_id in zip(own, point_ids, strict=True):
-            if point_id not in stored:
+            if point_id not in stored or stored[point_id].vector is None:
                 raise StoreError(
                     f"Chunk {place} of {head.document_id!r} is not in the store. Ingest the document again, "
                     "replace() or remove() the chunk, or delete the document."

@@ -44,7 +44,8 @@ class Keeping(StoreBase):
 
         Completes what was interrupted, derives missing and wrong points again, and removes strays. Chunks
         whose document has no root become a document again. A missing chunk, and an `ingest` that was
-        interrupted, need `ingest` or `delete`: those problems are left.
+        interrupted, need `ingest` or `delete`: those problems are left. An index that the database itself
+        cannot read any more is begun anew.
 
         Args:
             document_id: only this one; the whole store for None.
@@ -53,6 +54,7 @@ class Keeping(StoreBase):
             FingerprintError: the store holds vectors of another merger; call `rebuild` instead.
             StoreError: the database fails; repeat the call.
         """
+        self._backend.mend()
         state = self._state.open()
 
         def mend(desk: Desk) -> list[Problem]:
