@@ -57,7 +57,7 @@ class CheckedEmbedder:
         else:
             source, documents, query = embedder, embedder.embed_documents, embedder.embed_query
         adocuments, aquery = (_method(source, name) for name in coroutines)
-        max_tokens, count_tokens = _context(source)
+        max_tokens, count_tokens = context_of(source)
         return cls(source, documents, query, adocuments, aquery, max_tokens, count_tokens)
 
     @property
@@ -116,7 +116,7 @@ def _method(source: Any, name: str) -> Callable[..., Any] | None:
     return method if callable(method) else None
 
 
-def _context(source: Any) -> tuple[int | None, Callable[[str], int] | None]:
+def context_of(source: Any) -> tuple[int | None, Callable[[str], int] | None]:
     """The context and the token count of embeddings that tell them."""
     if isinstance(source, MiniLMEmbedder):
         return source.max_tokens, source.count_tokens

@@ -9,6 +9,7 @@ from merger_plugins._batching import as_matrix, as_vector
 from merger_plugins._types import Matrix, Vector, VectorLike
 from merger_plugins.chunking import Chunker, SentenceChunker
 from merger_plugins.embedders import Embedder, MiniLMEmbedder, as_embedder, load_embedder
+from merger_plugins.embedders.checked import context_of
 from merger_plugins.errors import DimensionError, EmptyInputError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
@@ -29,6 +30,7 @@ class Texts:
     def __init__(self, embedder: Any = None, chunker: Chunker | None = None) -> None:
         self._embedder: Embedder | None = None if embedder is None else as_embedder(embedder)
         self._chunker = chunker
+        self._counter: Callable[[str], int] | None = None
 
     @property
     def chosen(self) -> bool:
@@ -52,13 +54,14 @@ class Texts:
     @property
     def longest(self) -> int | None:
         """Tokens of text that the embedder reads; None where it does not say."""
-        tokens = self._trait("max_tokens")
+        tokens = self._trait("max_tokens") or context_of(self._source())[0]
         return None if tokens is None else tokens - _SPECIAL_TOKENS
 
     def count(self, text: str) -> int:
         """Tokens of a text by the embedder's own count, or else its words."""
-        count: Callable[[str], int] = self._trait("count_tokens") or words
-        return count(text)
+        if self._counter is None:
+            self._counter = self._trait("count_tokens") or context_of(self._source())[1] or words
+        return self._counter(text)
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """(n, d) chunk vectors.
