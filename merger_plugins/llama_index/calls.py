@@ -99,16 +99,22 @@ def field_of_store(store: MergedStore | AsyncMergedStore) -> Call:
 
 
 def query_of_store(store: MergedStore | AsyncMergedStore, text: str) -> Call:
-    """The (d,) vector of a query by an ingestion hook's own embedder."""
+    """The (d,) vector of a query by an ingestion hook's own embedder, in its coroutine where it has one."""
 
     async def awaited() -> Any:
-        assert isinstance(store, AsyncMergedStore)
-        embedder = await store.embedder()
+        if isinstance(store, AsyncMergedStore):
+            embedder = await store.embedder()
+        else:
+            embedder = await in_thread(lambda: store.embedder)
+        source = getattr(embedder, "source", embedder)
+        for name in ("aget_query_embedding", "aembed_query"):
+            if callable(method := getattr(source, name, None)):
+                return await method(text)
         return await in_thread(embedder.embed_query, text)
 
     if isinstance(store, AsyncMergedStore):
         return Call(lambda: _refused(store), awaited)
-    return threaded(lambda: store.embedder.embed_query(text))
+    return Call(lambda: store.embedder.embed_query(text), awaited)
 
 
 def _refused(store: AsyncMergedStore) -> Any:

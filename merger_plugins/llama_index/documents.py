@@ -171,11 +171,12 @@ def joined_text(nodes: Sequence[BaseNode]) -> str:
     for node in nodes:
         own = node.get_content(metadata_mode=MetadataMode.NONE)
         start = getattr(node, "start_char_idx", None)
-        shared = end - start if isinstance(start, int) and isinstance(end, int) else 0
-        if text and 0 < shared <= len(own) and text.endswith(own[:shared]):
-            text += own[shared:]
+        gap = start - end if isinstance(start, int) and isinstance(end, int) else None
+        if gap is not None and -len(own) <= gap < 0 and text.endswith(own[:-gap]):
+            text += own[-gap:]
         else:
-            text += (_GAP if text else "") + own
+            between = " " if gap == 1 else "" if gap == 0 else _GAP
+            text += (between if text else "") + own
         end = getattr(node, "end_char_idx", None)
     return text
 

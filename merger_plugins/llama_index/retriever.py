@@ -21,7 +21,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from merger_plugins._batching import as_vector
 from merger_plugins._types import Vector
-from merger_plugins.errors import EmptyInputError, InputError, StoreError
+from merger_plugins.errors import EmptyInputError, InputError
 from merger_plugins.llama_index.calls import (
     Steps,
     arun,
@@ -38,9 +38,6 @@ from merger_plugins.stores.asynchronous import AsyncMergedStore
 
 Mode = Literal["contextual", "fused", "document", "section"]
 
-CHUNK_SCORE = "merger_chunk_score"
-"""Metadata of a node that the mode ``"document"`` found: its own score."""
-
 _HOST_KEYS = {"doc_id", "document_id", "ref_doc_id"}
 """Payload keys of a collection that LlamaIndex wrote, which are relations of a node and no metadata."""
 
@@ -53,16 +50,15 @@ class MergerRetriever(BaseRetriever):
     - ``"fused"``: chunks by their own score, their section's and their document's.
     - ``"contextual"``: chunks by their contextual vectors, where the store has them.
     - ``"section"``: sections of ten neighbouring chunks, their texts joined.
-    - ``"document"``: the best documents, and of each its best chunks in reading order. A node has the score
-      of its document, and its own in its metadata.
+    - ``"document"``: chunks of the best documents: of each its best ones, in reading order.
 
-    Ids and scores are those of ``store.search``. A query is embedded once, by `embed_model` or the store's
-    own embedder, unless its bundle has an embedding; the bundle keeps it, so that postprocessors after this
-    need not embed it again. An asynchronous store serves ``aretrieve`` alone; with a plain one,
-    ``aretrieve`` works in threads.
+    Ids and scores are those of ``store.search`` and ``store.passages``. A query is embedded once, by
+    `embed_model` or the store's own embedder, unless its bundle has an embedding; the bundle keeps it, so
+    that postprocessors after this need not embed it again. An asynchronous store serves ``aretrieve`` alone;
+    with a plain one, ``aretrieve`` works in threads.
 
     Attributes:
-        similarity_top_k: how many nodes at the most; documents in the mode ``"document"``.
+        similarity_top_k: how many nodes at the most.
     """
 
     def __init__(
@@ -73,7 +69,7 @@ class MergerRetriever(BaseRetriever):
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         embed_model: BaseEmbedding | None = None,
         filters: MetadataFilters | Mapping[str, Any] | Any = None,
-        documents: Sequence[str] | None = None,
+        doc_ids: Sequence[str] | None = None,
         weights: FusionWeights | None = None,
         chunks_per_document: int = 3,
         callback_manager: CallbackManager | None = None,
@@ -90,9 +86,9 @@ class MergerRetriever(BaseRetriever):
             embed_model: the model that made the chunk vectors; the store's own embedder for None.
             filters: `MetadataFilters`, a mapping of metadata key -> value or list of values, or the
                 database's own filter.
-            documents: ids of documents, of which nodes must belong to one.
+            doc_ids: nodes must belong to one of these documents; not in the mode ``"document"``.
             weights: of the mode ``"fused"``.
-            chunks_per_document: how many of each in the mode ``"document"``.
+            chunks_per_document: how many of one document at the most, in the mode ``"document"``.
             callback_manager: as `BaseRetriever`, like those that follow.
             object_map: as above.
             objects: as above.
@@ -110,15 +106,16 @@ class MergerRetriever(BaseRetriever):
         ):
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
+        if mode == "document" and doc_ids is not None:
+            raise InputError("doc_ids choose documents, which the mode 'document' does itself: use another.")
         self.similarity_top_k = similarity_top_k
         self._store = checked_store(store)
         self._mode: Mode = mode
         self._embed_model = embed_model
         self._filters = filters
-        self._documents = documents
+        self._doc_ids = None if doc_ids is None else list(doc_ids)
         self._weights = weights
         self._chunks = chunks_per_document
-        self._known_to_be_merged = False
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return run(self._steps(query_bundle))
@@ -128,14 +125,13 @@ class MergerRetriever(BaseRetriever):
 
     def _steps(self, bundle: QueryBundle) -> Steps[list[NodeWithScore]]:
         query = yield from self._query(bundle)
-        condition = yield from translated(self._filters, self._store)
-        options: dict[str, Any] = {"filter": condition, "documents": self._documents}
+        options: dict[str, Any] = {"filter": (yield from translated(self._filters, self._store))}
         if self._mode == "document":
-            return (yield from self._best_documents(query, options))
-        if self._mode == "fused":
+            method, options["per_document"] = "passages", self._chunks
+        else:
+            method, options["level"], options["documents"] = "search", self._mode, self._doc_ids
             options["weights"] = self._weights
-        hits = yield of_store(self._store, "search", query, self.similarity_top_k, self._mode, **options)
-        yield from self._check(hits)
+        hits = yield of_store(self._store, method, query, self.similarity_top_k, **options)
         return [NodeWithScore(node=_node(hit), score=hit.score) for hit in hits]
 
     def _query(self, bundle: QueryBundle) -> Steps[Vector]:
@@ -157,35 +153,6 @@ class MergerRetriever(BaseRetriever):
             bundle.embedding = vector.tolist()
             return vector
         return as_vector(embedding, what="The query's vector")
-
-    def _best_documents(self, query: Vector, options: dict[str, Any]) -> Steps[list[NodeWithScore]]:
-        ranked = yield of_store(self._store, "search", query, self.similarity_top_k, "document", **options)
-        yield from self._check(ranked)
-        nodes = []
-        for document in ranked:
-            within = {**options, "documents": [document.document_id]}
-            hits = yield of_store(self._store, "search", query, self._chunks, "fused", **within)
-            for hit in sorted(hits, key=lambda hit: hit.position or 0):
-                node = _node(hit)
-                node.metadata[CHUNK_SCORE] = hit.score
-                node.excluded_embed_metadata_keys = [CHUNK_SCORE]
-                node.excluded_llm_metadata_keys = [CHUNK_SCORE]
-                nodes.append(NodeWithScore(node=node, score=document.score))
-        return nodes
-
-    def _check(self, hits: Sequence[Hit]) -> Steps[None]:
-        """Tell a search that found nothing from a store that has nothing to search yet."""
-        if hits or self._known_to_be_merged:
-            self._known_to_be_merged = True
-            return
-        seen = yield of_store(self._store, "inspect")
-        if seen.chunks and not (seen.documents or seen.conversations or seen.sections):
-            raise StoreError(
-                f"The collection {seen.collection!r} has {seen.chunks:,} chunks and no merged vectors, which "
-                f"are in the companion collection {seen.collection}__merged. Call store.backfill() once (on "
-                "the command line: merger-plugins backfill), and again when documents have changed."
-            )
-        self._known_to_be_merged = bool(seen.chunks)
 
 
 def _node(hit: Hit) -> TextNode:
