@@ -15,6 +15,7 @@ from merger_plugins.stores.desk import Desk, chunk_points
 from merger_plugins.stores.documents import Ingested, Piece, Prepared
 from merger_plugins.stores.planning import Plan, is_conversation
 from merger_plugins.stores.records import CONTENT_KEYS, METADATA, TURN, content_hash
+from merger_plugins.stores.sittings import Last, seated
 
 
 def append(
@@ -101,10 +102,13 @@ def _change(
     places, _ = tree_of(root)
     metadata = shared(root, [piece.payload for piece in pieces])
     added = chunk_points(desk, Prepared(document_id, metadata, pieces), rows, [None] * len(rows), places)
+    conversation = conversation if root is None else is_conversation(root)
+    if conversation and desk.contextual:
+        added = seated(added, None if root is None else Last.of(root.payload), desk.pause)
     return Change(
         content_hash((point.payload for point in added), root.payload["content"] if root else ""),
         metadata,
-        conversation if root is None else is_conversation(root),
+        conversation,
         dict(enumerate(added, places)),
         turn_id,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from threading import RLock
 from types import TracebackType
 from typing import Any, Self
@@ -12,8 +13,10 @@ from merger_plugins.chunking import Chunker
 from merger_plugins.embedders import Embedder
 from merger_plugins.errors import DimensionError
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.stores.ages import HalfLife, checked_pause
 from merger_plugins.stores.backend import Backend
 from merger_plugins.stores.records import METADATA
+from merger_plugins.stores.sittings import PAUSE
 from merger_plugins.stores.state import StoreState
 from merger_plugins.stores.texts import Texts
 
@@ -29,6 +32,8 @@ class StoreBase:
         embedder: Any = None,
         chunker: Chunker | None = None,
         contextual: bool = False,
+        half_life: float | timedelta | None = None,
+        pause: float | timedelta = PAUSE,
     ) -> None:
         self._backend = backend
         self._texts = Texts(embedder, chunker)
@@ -40,6 +45,8 @@ class StoreBase:
             default=self._texts.default_merger,
             wants_contextual=contextual,
             embed=self._texts.embed,
+            half_life=HalfLife.given(half_life),
+            pause=checked_pause(pause),
         )
 
     def __repr__(self) -> str:

@@ -28,9 +28,10 @@ from merger_plugins.stores.commits import (
 from merger_plugins.stores.desk import Desk, stored_chunks
 from merger_plugins.stores.nodes import Covering, Head
 from merger_plugins.stores.places import Gaps, gaps_of, is_empty, section_keys, with_gap, without_gap
-from merger_plugins.stores.planning import Needs, Plan, edited, extended, renewal_of, whole
+from merger_plugins.stores.planning import Needs, Plan, back_of, edited, extended, renewal_of, whole
 from merger_plugins.stores.records import METADATA, SCHEMA, pack, unpack
 from merger_plugins.stores.settings import EditionError
+from merger_plugins.stores.sittings import Last
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,18 @@ def planned(
     for place, point in change.chunks.items():
         after = with_gap(after, place) if point is None else without_gap(after, place)
     writing = root is not None and not is_claim(root) and root.payload["writing"]
-    head = Head(document_id, change.content, change.conversation, change.metadata, writing, after)
+    known = None if root is None or is_claim(root) else Head.of(root)
     added = [point for place, point in change.chunks.items() if place >= places and point is not None]
+    head = Head(
+        document_id,
+        change.content,
+        change.conversation,
+        change.metadata,
+        writing,
+        after,
+        Last.among((point.payload for point in added), known.last if known else None),
+        known.half_life if known else desk.half_life if change.conversation else None,
+    )
     if root is None or is_claim(root):
         return whole(desk.ids, desk.merger, head, added, contextual=desk.contextual)
     if not change.afresh:
@@ -185,18 +196,38 @@ def _in_part(
 ) -> Plan | None:
     """Only what changes; None where all contextual vectors are due."""
     places = root.payload["stop"]
-    covering = Covering.of(places, desk.merger, contextual=desk.contextual)
+    back = back_of(contextual=desk.contextual, conversation=head.conversation)
+    covering = Covering.of(places, desk.merger, back=back)
     inside = {} if added else change.chunks
-    needs = Needs.of(covering, list(inside), desk.merger.fanout, contextual=desk.contextual)
+    needs = Needs.of(covering, list(inside), desk.merger.fanout, back=back)
     chunks, sections = needs.ids(desk.ids, head.document_id, gaps, desk.merger.fanout)
     found = desk.backend.fetch("chunks", chunks, vectors=True) if chunks else {}
     stored = {point_id: point for point_id, point in found.items() if point.vector is not None}
     if sections:
         stored = stored | desk.backend.fetch("merged", sections)
-    renewal = renewal_of(root, head, desk.merger) if desk.contextual else None
+    drifts = desk.contextual and not head.conversation
+    renewal = renewal_of(root, head, desk.merger) if drifts else None
     if added:
-        return extended(desk.ids, desk.merger, head, covering, stored, added, renewal=renewal)
-    return edited(desk.ids, desk.merger, head, covering, stored, change.chunks, renewal=renewal)
+        return extended(
+            desk.ids,
+            desk.merger,
+            head,
+            covering,
+            stored,
+            added,
+            contextual=desk.contextual,
+            renewal=renewal,
+        )
+    return edited(
+        desk.ids,
+        desk.merger,
+        head,
+        covering,
+        stored,
+        change.chunks,
+        contextual=desk.contextual,
+        renewal=renewal,
+    )
 
 
 def _sections_without(desk: Desk, document_id: str, places: int, gaps: Gaps) -> list[str]:

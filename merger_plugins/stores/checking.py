@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from merger_plugins._types import Vector
 from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores.backend import Point, Shelf, Where
 from merger_plugins.stores.changes import (
@@ -21,11 +22,13 @@ from merger_plugins.stores.changes import (
 )
 from merger_plugins.stores.commits import alone, next_version, sealed, stamped, swapped, version_of
 from merger_plugins.stores.desk import Desk
+from merger_plugins.stores.fading import FADED
 from merger_plugins.stores.nodes import Head
 from merger_plugins.stores.places import Gaps, filled, is_empty
 from merger_plugins.stores.planning import whole
 from merger_plugins.stores.records import METADATA, TURN, content_hash, unpack
 from merger_plugins.stores.settings import Settings, check
+from merger_plugins.stores.sittings import SITTING, Last
 from merger_plugins.stores.upkeep import remake
 
 TOLERANCE = 1e-5
@@ -176,10 +179,18 @@ def _of_document(
     if missing:
         return
     try:
-        plan = whole(desk.ids, desk.merger, head, slots, contextual=False)
+        plan = whole(desk.ids, desk.merger, head, slots, contextual=desk.contextual and head.conversation)
     except InputError as error:
         yield Problem("wrong", name, None, None, f"its chunks cannot be merged: {error}")
         return
+    for point in plan.chunks if head.conversation else ():
+        there = chunks[point.id]
+        if there.contextual is None or there.payload.get("fingerprint") != desk.merger.fingerprint:
+            continue
+        if point.contextual is not None and (distance := _distance(point.contextual, there.contextual)):
+            place = point.payload["position"]
+            detail = f"its contextual vector is off by {distance:.1g}"
+            yield Problem("wrong", name, 0, place, detail, point.id, "chunks")
     for point in plan.merged[:-1]:
         level, position = point.payload["level"], point.payload["position"]
         stored = sections.get(point.id)
@@ -205,17 +216,34 @@ def _difference(point: Point, stored: Point) -> str:
     assert point.vector is not None
     if stored.vector is None or len(stored.vector) != len(point.vector):
         return "it has no vector, or one of another dimension"
-    distance = float(np.abs(stored.vector - point.vector).max())
-    if not distance <= TOLERANCE:
+    if distance := _distance(stored.vector, point.vector):
         return f"its vector is off by {distance:.1g}"
     if "node" in point.payload:
-        try:
-            node, expected = unpack(stored.payload.get("node", "")), unpack(point.payload["node"])
-        except StoreError:
-            return "its node is damaged"
-        scale = max(float(np.linalg.norm(expected)), 1e-30)
-        if len(node) != len(expected) or not np.abs(node - expected).max() <= TOLERANCE * scale:
-            return "its node is not the sum of its chunks"
+        wrong = _wrong_node(point.payload["node"], stored.payload.get("node", ""))
+        if wrong:
+            return wrong
+    if FADED in point.payload:
+        expected, kept = point.payload[FADED], stored.payload.get(FADED) or {}
+        if kept.get("at") != expected["at"] or not np.isclose(kept["mass"], expected["mass"], rtol=TOLERANCE):
+            return "its faded node has another age or mass"
+        return _wrong_node(expected["node"], kept["node"])
+    return ""
+
+
+def _distance(one: Vector, other: Vector) -> float:
+    """The largest difference of two vectors; 0 where that is tolerable."""
+    distance = float(np.abs(one - other).max())
+    return 0.0 if distance <= TOLERANCE else distance
+
+
+def _wrong_node(expected: str, stored: str) -> str:
+    try:
+        node, wanted = unpack(stored), unpack(expected)
+    except StoreError:
+        return "its node is damaged"
+    scale = max(float(np.linalg.norm(wanted)), 1e-30)
+    if len(node) != len(wanted) or not np.abs(node - wanted).max() <= TOLERANCE * scale:
+        return "its node is not the sum of its chunks"
     return ""
 
 
@@ -360,12 +388,15 @@ def _recover(desk: Desk, name: str, before: Point | None) -> None:
         if all(payload[METADATA].get(key) == value for payload in payloads)
     }
     gaps = _gaps(slots)
+    conversation = any({"speaker", TURN, SITTING} & payload.keys() for payload in payloads)
     head = Head(
         name,
         content_hash(payloads, f"{gaps}" if gaps else ""),
-        any("speaker" in payload or TURN in payload for payload in payloads),
+        conversation,
         metadata,
         gaps=gaps,
+        last=Last.among(payloads) if conversation else None,
+        half_life=desk.half_life if conversation else None,
     )
     plan = whole(desk.ids, desk.merger, head, slots, contextual=desk.contextual)
     if desk.contextual:

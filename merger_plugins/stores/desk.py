@@ -11,12 +11,14 @@ from merger_plugins._batching import as_matrix, unit
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import StoreError
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.stores.ages import HalfLife
 from merger_plugins.stores.backend import Backend, Point
 from merger_plugins.stores.documents import Prepared, placed
 from merger_plugins.stores.nodes import Head
 from merger_plugins.stores.places import filled, section_keys
 from merger_plugins.stores.records import META_ID, PointIds
 from merger_plugins.stores.settings import EditionError, Settings, check
+from merger_plugins.stores.sittings import PAUSE
 
 _BLOCK = 64
 """Chunk positions looked up at once when it is not known where a document ends."""
@@ -34,6 +36,8 @@ class Desk:
         exists: tells whether anything was ingested before.
         embed: texts -> (n, d) chunk vectors.
         prepare: makes what is missing of the collections, for this dimension.
+        pause: seconds between two turns after which a sitting begins.
+        half_life: at which the masses of turns fade in the root of a new conversation; None for no fading.
     """
 
     backend: Backend
@@ -43,6 +47,8 @@ class Desk:
     exists: Callable[[], bool]
     embed: Callable[[Sequence[str]], Matrix]
     prepare: Callable[[int], None]
+    pause: float = PAUSE
+    half_life: HalfLife | None = None
 
     def lookup(self, point_ids: Sequence[str], *, any_merger: bool = False) -> dict[str, Point]:
         """Roots and claims by id, with their vectors, the store's settings checked on the way.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from merger_plugins._types import Vector
 from merger_plugins.errors import InputError, StoreError
@@ -24,8 +25,9 @@ from merger_plugins.stores.commits import Tries, alone, next_version, sealed, sw
 from merger_plugins.stores.desk import Desk, chunk_points
 from merger_plugins.stores.documents import Ingested, Piece, Prepared
 from merger_plugins.stores.places import is_empty
-from merger_plugins.stores.planning import Head
+from merger_plugins.stores.planning import Head, is_conversation
 from merger_plugins.stores.records import content_hash
+from merger_plugins.stores.sittings import SITTING, sitting_at, sitting_of
 
 
 def edit(desk: Desk, document_id: str, position: int, make: Callable[[Payload], Piece] | None) -> Ingested:
@@ -60,6 +62,9 @@ def edit(desk: Desk, document_id: str, position: int, make: Callable[[Payload], 
                 row = made[piece.embed] if piece.embed is not None else piece.vector
                 assert row is not None
                 (new,) = chunk_points(desk, Prepared(document_id, {}, [piece]), [row], [None], position)
+                if desk.contextual and is_conversation(root):
+                    sitting = _sitting(desk, root, position) if old is None else sitting_of(old)
+                    new = replace(new, payload={**new.payload, SITTING: sitting})
             change = _change(root, position, new)
             try:
                 plan = planned(desk, document_id, root, change)
@@ -102,6 +107,16 @@ def delete(desk: Desk, document_id: str) -> bool:
                 finish_deletion(desk, deletion)
                 return True
             tries.lost(document_id)
+
+
+def _sitting(desk: Desk, root: Point, place: int) -> int:
+    """The sitting of an empty place."""
+    places, gaps = tree_of(root)
+    start, stop = next((gap for gap in gaps if gap[0] <= place < gap[1]), (place, place + 1))
+    ids = desk.chunk_ids(root.payload["document_id"], start - 1, stop + 1)
+    wanted = [ids[0]] * (start > 0) + [ids[-1]] * (stop < places)
+    found = desk.backend.fetch("chunks", wanted)
+    return sitting_at(place, found.get(ids[0]), found.get(ids[-1]))
 
 
 def _editable(root: Point | None, document_id: str, position: int, *, remove: bool) -> Point:

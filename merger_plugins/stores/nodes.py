@@ -14,13 +14,18 @@ from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.context import REACH, TURN_WEIGHTS, ContextWeights, Renewal
+from merger_plugins.stores.ages import HalfLife
 from merger_plugins.stores.backend import Payload, Point
 from merger_plugins.stores.places import Gaps, gaps_of, is_empty, root_level
 from merger_plugins.stores.records import METADATA, SCHEMA, PointIds, pack, unpack
+from merger_plugins.stores.sittings import LAST, Last
 from merger_plugins.tree import RollingMerge, checked_masses, frontier
 
 SOURCES = ("document", "conversation")
 """What a root says of where its chunks came from: all at once, or turn by turn."""
+
+HALF_LIFE = "half_life"
+"""The payload key of the half-life that a root's masses fade with."""
 
 
 def is_conversation(root: Point) -> bool:
@@ -39,6 +44,8 @@ class Head:
         metadata: what all its chunks share.
         writing: whether its chunk points are being replaced, or that was interrupted.
         gaps: its empty places.
+        last: of a conversation in context, what the next turn's sitting depends on.
+        half_life: at which the masses of a conversation's turns fade in its root; None where they do not.
     """
 
     document_id: str
@@ -47,6 +54,8 @@ class Head:
     metadata: Mapping[str, Any]
     writing: bool = False
     gaps: Gaps = ()
+    last: Last | None = None
+    half_life: HalfLife | None = None
 
     @classmethod
     def of(cls, root: Point) -> Head:
@@ -58,6 +67,8 @@ class Head:
             root.payload[METADATA],
             root.payload["writing"],
             gaps_of(root.payload.get("gaps")),
+            Last.of(root.payload),
+            HalfLife.of(root.payload.get(HALF_LIFE)),
         )
 
     @property
@@ -81,10 +92,10 @@ class Covering:
     ranges: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, places: int, merger: SequenceMerger, *, contextual: bool) -> Covering:
-        """What a document of this many places needs."""
+    def of(cls, places: int, merger: SequenceMerger, *, back: int = 0) -> Covering:
+        """What a document of this many places needs, the last `back` chunks in any case."""
         ranges = frontier(places, merger.fanout, lazy=merger._lazy_carry)
-        first = min(ranges[0][0], places - 2 * REACH) if contextual else ranges[0][0]
+        first = min(ranges[0][0], places - back)
         return cls(places, range(max(first, 0), places), ranges)
 
     def nodes(self) -> list[tuple[int, int]]:
@@ -124,6 +135,13 @@ class Tree:
             return None
         return self._needed(self._ids.chunk(self._head.document_id, place))
 
+    def section(self, level: int, index: int) -> Point | None:
+        """The stored point of a complete section; None where its places are all empty."""
+        size = self._merger.fanout**level
+        if is_empty(self._head.gaps, index * size, (index + 1) * size):
+            return None
+        return self._needed(self._ids.section(self._head.document_id, level, index))
+
     def nodes(self, level: int, start: int, stop: int) -> Nodes:
         """Nodes of a level, the chunks being level 0."""
         if level == 0:
@@ -146,11 +164,11 @@ class Tree:
     def _node(self, level: int, index: int) -> Nodes:
         if (level, index) in self.changed:
             return self.changed[level, index]
-        size = self._merger.fanout**level
-        if is_empty(self._head.gaps, index * size, (index + 1) * size):
+        section = self.section(level, index)
+        if section is None:
             vector, mass, count = np.zeros(self._width, np.float32), 0.0, 0
         else:
-            payload = self._needed(self._ids.section(self._head.document_id, level, index)).payload
+            payload = section.payload
             vector, mass, count = unpack(payload["node"]), payload["mass"], payload["count"]
         return Nodes(vector[None], np.array([mass], np.float32), np.array([count], np.int64))
 
@@ -268,6 +286,10 @@ def root_point(ids: PointIds, rolling: RollingMerge, head: Head, renewal: Renewa
     }
     if head.gaps:
         payload["gaps"] = [list(gap) for gap in head.gaps]
+    if head.last is not None:
+        payload[LAST] = head.last.payload()
+    if head.half_life is not None:
+        payload[HALF_LIFE] = head.half_life.payload()
     if renewal is not None:
         payload["context"] = {"root": pack(renewal.root), "mean_mass": renewal.mean_mass}
     return Point(ids.root(head.document_id), payload, rolling.vector)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isclose
 
 import numpy as np
 
 from merger_plugins.mergers.base import SequenceMerger
-from merger_plugins.mergers.context import REACH, Renewal
+from merger_plugins.mergers.context import REACH, ContextWeights, Renewal
 from merger_plugins.stores.backend import Payload, Point
+from merger_plugins.stores.fading import FADED, FadedTree
 from merger_plugins.stores.nodes import (
     SOURCES,
     Covering,
@@ -29,6 +30,7 @@ from merger_plugins.stores.nodes import (
 )
 from merger_plugins.stores.places import Gaps, is_empty, keys_above, root_level, section_keys
 from merger_plugins.stores.records import PointIds, unpack
+from merger_plugins.stores.surroundings import BACK, due_after, due_around, in_sittings
 
 __all__ = [
     "SOURCES",
@@ -36,6 +38,7 @@ __all__ = [
     "Head",
     "Needs",
     "Plan",
+    "back_of",
     "differs",
     "edited",
     "extended",
@@ -79,8 +82,8 @@ class Needs:
     nodes: set[tuple[int, int]]
 
     @classmethod
-    def of(cls, covering: Covering, changed: Sequence[int], fanout: int, *, contextual: bool) -> Needs:
-        """What changing the chunks at these places needs; none for appending."""
+    def of(cls, covering: Covering, changed: Sequence[int], fanout: int, *, back: int = 0) -> Needs:
+        """What changing the chunks at these places needs, none for appending; `back` as `back_of` tells."""
         leaves, nodes = set(covering.leaves), set(covering.nodes())
         for place in changed:
             for level, index in keys_above(place, covering.places, fanout):
@@ -89,8 +92,8 @@ class Needs:
                     leaves.update(range(first, stop))
                 else:
                     nodes.update((level - 1, child) for child in range(first, stop))
-            if contextual:
-                leaves.update(range(max(place - 2 * REACH, 0), min(place + 2 * REACH + 1, covering.places)))
+            if back:
+                leaves.update(range(max(place - back, 0), min(place + back + 1, covering.places)))
         return cls(leaves, nodes)
 
     def ids(self, ids: PointIds, document_id: str, gaps: Gaps, fanout: int) -> tuple[list[str], list[str]]:
@@ -102,6 +105,13 @@ class Needs:
             if not is_empty(gaps, index * fanout**level, (index + 1) * fanout**level)
         ]
         return chunks, sections
+
+
+def back_of(*, contextual: bool, conversation: bool) -> int:
+    """How many places on either side of a changed chunk are needed for contextual vectors."""
+    if not contextual:
+        return 0
+    return BACK if conversation else 2 * REACH
 
 
 def whole(
@@ -124,7 +134,9 @@ def whole(
     rolling._extend_leaves(leaves, masses)
     points = [point for point in chunks if point is not None]
     renewal = None
-    if contextual:
+    if contextual and head.conversation:
+        points = in_sittings(merger, dict(enumerate(chunks)), range(len(chunks)), _weights(head, merger))
+    elif contextual:
         made = rolling.contextual(head.weights)
         points = [
             in_context(point, vector, merger)
@@ -133,7 +145,11 @@ def whole(
         ]
         renewal = renewal_now(rolling, head)
     keys = section_keys(len(chunks), merger.fanout)
-    return Plan(points, [*section_points(ids, rolling, head, keys), root_point(ids, rolling, head, renewal)])
+    merged = [*section_points(ids, rolling, head, keys), root_point(ids, rolling, head, renewal)]
+    if head.half_life is not None:
+        faded = FadedTree(merger, head.half_life, chunks.__getitem__, _no_section, leaves.shape[1])
+        merged = _faded(merged, faded, len(chunks), merger.fanout)
+    return Plan(points, merged)
 
 
 def extended(
@@ -144,6 +160,7 @@ def extended(
     stored: Mapping[str, Point],
     added: Sequence[Point],
     *,
+    contextual: bool,
     renewal: Renewal | None,
 ) -> Plan | None:
     """The points that appending changes.
@@ -155,7 +172,9 @@ def extended(
         covering: of the document before.
         stored: the points that `covering` asks for, by id.
         added: the new chunk points in reading order, with their vectors.
-        renewal: what the stored contextual vectors were made with; None where there are none.
+        contextual: whether chunk points carry contextual vectors.
+        renewal: what those of a document were made with; None for a conversation, whose follow from its
+            turns.
 
     Returns:
         None where all contextual vectors are due, as `Renewal` tells: then `whole` is needed.
@@ -171,15 +190,30 @@ def extended(
     leaves, masses = leaves_of(merger, added)
     rolling._extend_leaves(leaves, masses)
     points = list(added)
-    if renewal is not None:
+    slots: dict[int, Point | None] = dict(enumerate(added, before))
+    if contextual:
+        slots |= {place: tree.chunk(place) for place in covering.leaves}
+    if contextual and head.conversation:
+        due = due_after(slots, before, rolling.places)
+        points = in_sittings(merger, slots, due, _weights(head, merger))
+    elif renewal is not None:
         now = renewal_now(rolling, head)
         if renewal.outdated(now):
             return None
-        slots = {place: tree.chunk(place) for place in covering.leaves}
-        slots |= dict(enumerate(added, before))
         points = refreshed(merger, slots, range(max(before - REACH, 0), before + len(added)), now)
     keys = section_keys(rolling.places, merger.fanout, since=before)
-    return Plan(points, [*section_points(ids, rolling, head, keys), root_point(ids, rolling, head, renewal)])
+    merged = [*section_points(ids, rolling, head, keys), root_point(ids, rolling, head, renewal)]
+    if head.half_life is not None:
+        read = set(covering.nodes())
+        faded = FadedTree(
+            merger,
+            head.half_life,
+            lambda place: added[place - before] if place >= before else tree.chunk(place),
+            lambda level, index: _section(tree, level, index, kept=(level, index) in read),
+            width,
+        )
+        merged = _faded(merged, faded, rolling.places, merger.fanout)
+    return Plan(points, merged)
 
 
 def edited(
@@ -190,6 +224,7 @@ def edited(
     stored: Mapping[str, Point],
     changes: Mapping[int, Point | None],
     *,
+    contextual: bool,
     renewal: Renewal | None,
 ) -> Plan | None:
     """The points that change with chunks in the middle: those on the paths from them to the root.
@@ -201,6 +236,7 @@ def edited(
         covering: of the document.
         stored: the points that `Needs` asks for, by id.
         changes: place -> its new chunk point with its vector; None for one that becomes empty.
+        contextual: as `extended`.
         renewal: as `extended`.
 
     Returns:
@@ -214,7 +250,8 @@ def edited(
     width = dimension_of([*changes.values(), *stored.values()])
     tree = Tree(ids, merger, head, stored, width, changes)
     sections, gone = [], []
-    for level, index in sorted({key for place in changes for key in keys_above(place, places, fanout)}):
+    above = sorted({key for place in changes for key in keys_above(place, places, fanout)})
+    for level, index in above:
         first, stop = index * fanout**level, min((index + 1) * fanout**level, places)
         children = tree.nodes(level - 1, index * fanout, min((index + 1) * fanout, places))
         complete = stop == first + fanout**level
@@ -230,7 +267,14 @@ def edited(
         )
     rolling = tree.rolling(covering)
     points = [point for point in changes.values() if point is not None]
-    if renewal is not None:
+    if contextual and head.conversation:
+        slots = {
+            other: tree.chunk(other)
+            for place in changes
+            for other in range(max(place - BACK, 0), min(place + BACK + 1, places))
+        }
+        points = in_sittings(merger, slots, due_around(slots, changes, places), _weights(head, merger))
+    elif renewal is not None:
         now = renewal_now(rolling, head)
         if renewal.outdated(now):
             return None
@@ -243,12 +287,51 @@ def edited(
             other for place in near for other in range(max(place - REACH, 0), min(place + REACH + 1, places))
         }
         points = refreshed(merger, {place: tree.chunk(place) for place in around}, sorted(near), now)
+    merged = [*sections, root_point(ids, rolling, head, renewal)]
+    if head.half_life is not None:
+        faded = FadedTree(
+            merger,
+            head.half_life,
+            tree.chunk,
+            lambda level, index: _section(tree, level, index, kept=(level, index) not in above),
+            width,
+        )
+        merged = _faded(merged, faded, places, fanout)
     return Plan(
         points,
-        [*sections, root_point(ids, rolling, head, renewal)],
+        merged,
         [ids.chunk(head.document_id, place) for place, point in changes.items() if point is None],
         gone,
     )
+
+
+def _weights(head: Head, merger: SequenceMerger) -> ContextWeights:
+    return head.weights or merger.context_weights
+
+
+def _no_section(level: int, index: int) -> Point | None:
+    raise KeyError((level, index))
+
+
+def _section(tree: Tree, level: int, index: int, *, kept: bool) -> Point | None:
+    """A stored section, for `FadedTree`; where it is not kept, its node is made from what is below it."""
+    if not kept:
+        raise KeyError((level, index))
+    return tree.section(level, index)
+
+
+def _faded(merged: Sequence[Point], faded: FadedTree, places: int, fanout: int) -> list[Point]:
+    """Sections and the root of a conversation whose masses fade, the root last."""
+
+    def kept(section: Point) -> Point:
+        if "node" not in section.payload:
+            return section
+        level = section.payload["level"]
+        faded_node = faded.payload(level, section.payload["position"] // fanout**level)
+        return replace(section, payload={**section.payload, FADED: faded_node})
+
+    *sections, root = merged
+    return [*map(kept, sections), replace(root, vector=faded.root(places))]
 
 
 def differs(point: Point, stored: Point | None) -> bool:
@@ -268,7 +351,7 @@ def differs(point: Point, stored: Point | None) -> bool:
 _ROUNDED = ("mass", "norm")
 """Payload numbers that depend on the order of additions."""
 
-_DERIVED = ("node", "context", "version", "token")
+_DERIVED = ("node", FADED, "context", "version", "token")
 """What follows from the rest of a payload, or says when it was written."""
 
 
@@ -279,4 +362,4 @@ def _exact(payload: Payload) -> Payload:
 def renewal_of(root: Point, head: Head, merger: SequenceMerger) -> Renewal:
     """What the stored contextual vectors of a document were made with."""
     stored = root.payload["context"]
-    return Renewal(unpack(stored["root"]), stored["mean_mass"], head.weights or merger.context_weights)
+    return Renewal(unpack(stored["root"]), stored["mean_mass"], _weights(head, merger))

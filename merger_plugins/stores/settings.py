@@ -43,6 +43,8 @@ class Settings:
             merger take their places one by one, and none of them is searched; None where they are its own.
         foreign: how `backfill` read chunk points that this package did not write (see
             `merger_plugins.stores.foreign`); None where it wrote them.
+        half_life: at which the masses of conversations' turns fade in their roots, as `HalfLife.payload`
+            gives it; None for no fading.
         version: grows with every change; 0 before the first.
     """
 
@@ -59,6 +61,7 @@ class Settings:
     leftovers: bool = False
     context: str | None = None
     foreign: dict[str, Any] | None = None
+    half_life: dict[str, Any] | None = None
     version: int = 0
 
     @property
@@ -97,7 +100,8 @@ class Settings:
 
     def point(self) -> Point:
         """The point to store."""
-        values = {key: value for key, value in asdict(self).items() if key != "version" or value}
+        optional = ("version", "half_life")
+        values = {key: value for key, value in asdict(self).items() if key not in optional or value}
         return Point(META_ID, {"schema": SCHEMA, "kind": "settings", **values})
 
 

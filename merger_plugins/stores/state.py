@@ -9,10 +9,11 @@ from threading import Lock
 from typing import Self, TypeVar
 
 from merger_plugins._types import Matrix
-from merger_plugins.errors import ConflictError, DimensionError, FingerprintError, StoreError
+from merger_plugins.errors import ConflictError, DimensionError, FingerprintError, InputError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
+from merger_plugins.stores.ages import HalfLife
 from merger_plugins.stores.backend import Backend, ChunkForm, Layout, Swap
 from merger_plugins.stores.chunks import ChunkPoints, ForeignChunks, OwnChunks
 from merger_plugins.stores.commits import PATIENCE, next_version, sealed
@@ -21,6 +22,7 @@ from merger_plugins.stores.editions import take_over
 from merger_plugins.stores.foreign import Foreign
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
 from merger_plugins.stores.settings import EditionError, Settings, check, resolved
+from merger_plugins.stores.sittings import PAUSE
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ class StoreState:
         default: makes one where none was passed in; called when the store is opened.
         wants_contextual: whether chunk points of a new collection get a contextual vector.
         embed: texts -> (n, d) chunk vectors.
+        half_life: of the conversations of a new store; None for no fading, or that of a store that exists.
+        pause: seconds without a turn that end a sitting.
 
     Attributes:
         chosen: whether a merger was passed in.
@@ -59,6 +63,8 @@ class StoreState:
         default: Callable[[], SequenceMerger],
         wants_contextual: bool,
         embed: Callable[[Sequence[str]], Matrix],
+        half_life: HalfLife | None = None,
+        pause: float = PAUSE,
     ) -> None:
         self.backend = backend
         self._given = given
@@ -67,6 +73,8 @@ class StoreState:
         self._default = default
         self._wants_contextual = wants_contextual
         self._embed = embed
+        self._half_life = half_life
+        self._pause = pause
         self._held = _Held()
         self._lock = Lock()
         self.layout: Layout | None = None
@@ -119,6 +127,8 @@ class StoreState:
             merger = self._of_foreign(settings, layout, merger)
         else:
             self._fits(layout, merger)
+        if settings is not None:
+            self._check_half_life(settings)
         try:
             merger = resolved(settings, merger, self.backend)
         except StoreError:
@@ -262,6 +272,8 @@ class StoreState:
             exists=lambda: self.settings is not None,
             embed=self._embed,
             prepare=self._prepare,
+            pause=self._pause,
+            half_life=self._half_life if held.settings is None else HalfLife.of(held.settings.half_life),
         )
 
     def take_over(self, merger: SequenceMerger, statistics: CalibrationStatistics | None = None) -> None:
@@ -291,6 +303,15 @@ class StoreState:
             if settings is None or found.fingerprint == settings.fingerprint:
                 return found
         return candidates[0]
+
+    def _check_half_life(self, settings: Settings) -> None:
+        stored = HalfLife.of(settings.half_life)
+        if self._half_life not in (None, stored):
+            made = "without fading" if stored is None else f"with a half-life of {stored}"
+            raise InputError(
+                f"The conversations of {self.backend.collection!r} were made {made}, and half_life= asks for "
+                f"{self._half_life}. Leave half_life out, or choose another collection."
+            )
 
     def _fits(self, layout: Layout, merger: SequenceMerger) -> None:
         if merger.dimension not in (None, layout.dimension):
@@ -333,6 +354,7 @@ class StoreState:
             fingerprint=merger.fingerprint,
             fanout=merger.fanout,
             contextual=contextual,
+            half_life=None if self._half_life is None else self._half_life.payload(),
         )
         if not self._swapped(settings, None):
             self.layout = None

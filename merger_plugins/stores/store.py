@@ -31,4 +31,10 @@ class MergedStore(Writing, Reading, Keeping):
         chunker: splits texts; sentences packed up to 50 tokens for None.
         contextual: whether chunk points of a new collection get a contextual vector too. A collection that
             exists keeps what it was made with.
+        half_life: the age at which a conversation's turn counts half in its root: a number of turns, or a
+            `timedelta`, for which every turn needs its time. None for no fading, or as the store was made. It
+            belongs to the store from its first write on: another one is refused. Documents do not fade, nor
+            do sections.
+        pause: seconds, or a `timedelta`, without a turn after which the next one begins a new sitting, whose
+            root its contextual vector is made with (see `append`). Turns that are stored keep their sitting.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from merger_plugins import TURN_WEIGHTS, MeanMerger
+from merger_plugins import MeanMerger
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.stores import MergedStore
 from tests.stores.support import (
@@ -157,18 +157,16 @@ def test_an_edited_document_is_told_from_its_former_text(client):
     assert store.ingest("a", chunks=texts, metadata={"x": 1}).unchanged
 
 
-def test_contextual_vectors_follow_an_edit(client):
+def test_contextual_vectors_of_a_document_follow_an_edit(client):
     merger = informed()
     store = MergedStore(CountingBackend(client), merger=merger, contextual=True)
     vectors = chunk_vectors(6, 60, DIMENSION)
-    for vector in vectors:
-        store.append("chat", vector)
-    store.rebuild()
+    store.ingest("text", vectors=vectors)
     vectors[30] = -vectors[30]
-    store.replace("chat", 30, vectors[30])
+    store.replace("text", 30, vectors[30])
     points = sorted(stored(client, "documents", "chunks").values(), key=lambda p: p.payload["position"])
     kept = np.stack([point.contextual for point in points])
-    fresh = merger.contextualize(vectors, weights=TURN_WEIGHTS)
+    fresh = merger.contextualize(vectors)
     np.testing.assert_allclose(kept[28:33], fresh[28:33], atol=1e-5)
     assert np.einsum("nd,nd->n", kept, fresh).min() > 0.99
 

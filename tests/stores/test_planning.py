@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from merger_plugins import MeanMerger
 from merger_plugins.stores.backend import Point
 from merger_plugins.stores.planning import Covering, differs, root_level, section_keys
+from merger_plugins.stores.surroundings import BACK
 from tests.strategies import NarrowCalibrated, NarrowMean
 
 counts = st.integers(0, 400)
@@ -52,12 +53,12 @@ def test_a_root_is_one_level_above_the_highest_complete_node(places, fanout):
 @given(st.integers(1, 5_000), st.booleans(), st.booleans())
 def test_a_covering_is_small_and_asks_for_complete_sections_only(places, lazy, contextual):
     merger = NarrowCalibrated(dimension=3) if lazy else NarrowMean()
-    covering = Covering.of(places, merger, contextual=contextual)
+    covering = Covering.of(places, merger, back=BACK if contextual else 0)
     complete = keys_by_hand(places, 3)
     assert all(key in complete and (key[1] + 1) * 3 ** key[0] <= places for key in covering.nodes())
     assert covering.leaves.stop == places
-    assert covering.leaves.start <= max(places - 4, 0) or not contextual
-    assert len(covering.leaves) + len(covering.nodes()) <= 4 + 9 * 9
+    assert covering.leaves.start <= max(places - BACK, 0) or not contextual
+    assert len(covering.leaves) + len(covering.nodes()) <= BACK + 9 * 9
 
 
 def test_points_differ_by_payload_and_vectors_but_not_by_rounding():
