@@ -64,6 +64,10 @@ class Host(ABC):
             backend.close()
 
     @abstractmethod
+    def at_least(self, key: str, number: float) -> Any:
+        """A filter in the database's own form."""
+
+    @abstractmethod
     def _open(self, collection: str) -> Backend: ...
 
 
@@ -81,6 +85,9 @@ class Qdrant(Host):
 
         self._names.add(collection)
         return QdrantBackend(self.client, collection)
+
+    def at_least(self, key: str, number: float) -> Any:
+        return _range(key, number)
 
     def close(self) -> None:
         super().close()
@@ -106,6 +113,9 @@ class QdrantFolder(Host):
             backend.close()
         return QdrantBackend(self._folder, collection)
 
+    def at_least(self, key: str, number: float) -> Any:
+        return _range(key, number)
+
 
 class Chroma(Host):
     """By a location or a client; opened anew each time."""
@@ -119,6 +129,15 @@ class Chroma(Host):
         from merger_plugins.chroma import ChromaBackend
 
         return ChromaBackend(self.location, collection)
+
+    def at_least(self, key: str, number: float) -> Any:
+        return {key: {"$gte": number}}
+
+
+def _range(key: str, number: float) -> Any:
+    from qdrant_client import models
+
+    return models.Filter(must=[models.FieldCondition(key=f"metadata.{key}", range=models.Range(gte=number))])
 
 
 def _qdrant_memory(folder: Path) -> Host:
