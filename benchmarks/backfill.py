@@ -112,8 +112,7 @@ def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
         backend = _Timed(client, COLLECTION)
         done = MergedStore(backend).backfill(progress=progress)
         result |= {"documents": done.documents, "merged": done.merged, "stage_ends": ends}
-        result |= {"points_written": backend.points, "writing_s": round(backend.seconds, 2)}
-        result["writing_cpu_s"] = round(backend.cpu, 2)
+        result |= {key: round(value, 2) for key, value in backend.spent.items()}
     result |= {"seconds": round(time.perf_counter() - began, 2), "peak_mb": _peak()}
     result["cpu_s"] = round(time.process_time() - worked, 2)
     return result
@@ -122,15 +121,16 @@ def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
 class _Timed(QdrantBackend):
     """Knows how long the database takes to write."""
 
-    seconds = cpu = 0.0
-    points = 0
+    def __init__(self, client: QdrantClient, collection: str) -> None:
+        super().__init__(client, collection)
+        self.spent = {"points_written": 0, "writing_s": 0.0, "writing_cpu_s": 0.0}
 
     def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
         began, worked = time.perf_counter(), time.process_time()
         super().write(shelf, points, below=below)
-        self.seconds += time.perf_counter() - began
-        self.cpu += time.process_time() - worked
-        self.points += len(points)
+        self.spent["points_written"] += len(points)
+        self.spent["writing_s"] += time.perf_counter() - began
+        self.spent["writing_cpu_s"] += time.process_time() - worked
 
 
 def _peak() -> int:

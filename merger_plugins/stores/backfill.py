@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -13,9 +14,11 @@ from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.stores.backend import Backend, VectorForm, Where
+from merger_plugins.stores.chunks import ForeignChunks
 from merger_plugins.stores.extracting import Extractor
 from merger_plugins.stores.filling import GROWTH, Backfilled, Left, Order
 from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading
+from merger_plugins.stores.holding import Hold
 from merger_plugins.stores.layouts import recognised
 from merger_plugins.stores.records import META_ID, PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, drop_statistics, resolved, write_statistics
@@ -40,29 +43,39 @@ def backfill(backend: Backend, order: Order) -> Backfilled:
     Raises:
         InputError: something has to be said, or is wrong; see `recognised`.
         FingerprintError: another merger, and `anew` is off.
+        ConflictError: another back-fill is at work, or wrote meanwhile.
         StoreError: no such collection, one that this package wrote, points that lack something; or the
             database fails: what was written stays, and a repeat goes on from there.
     """
-    return _Run(backend, order).run()
+    # A copy, as other threads may use this backend, whose form changes while a collection is read anew.
+    return _Run(copy(backend), order).run()
 
 
 class _Run:
     def __init__(self, backend: Backend, order: Order) -> None:
         self.backend = backend
         self.order = order
-        self.vectors, self.settings, self.foreign = _opened(backend)
+        self.vectors, settings, self.foreign = _opened(backend)
+        self._hold = Hold(backend, settings)
+        self._where = Where()
         self._sweeps = False
         self._fanout = 0
 
     def run(self) -> Backfilled:
+        """All of it; see `backfill`."""
+        with self._hold:
+            return self._run()
+
+    def _run(self) -> Backfilled:
         order, backend = self.order, self.backend
         reading = self._reading()
         dimension = self.vectors[reading.vector].dimension
         backend.form = reading.form
         backend.layout()
         base = self._base(dimension)
+        self._where = where = self._some(reading, base)
         left = Left()
-        expected = backend.count("chunks", Where())
+        expected = backend.count("chunks", where)
         with Spool(dimension, len(reading.order_by), folder=order.scratch, expected=expected) as spool:
             self._read(spool, reading, left, expected)
             if left.counts and not order.skip_missing:
@@ -70,7 +83,7 @@ class _Run:
                     f"Of {expected:,} points in {backend.collection!r} some cannot be merged: {left}. Pass "
                     "skip_missing=True (--skip-missing) to leave them out, or name other fields."
                 )
-            if not spool.chunks:
+            if not spool.chunks and where.documents is None:
                 raise StoreError(f"The collection {backend.collection!r} has no points that can be merged.")
             ties = spool.settle(reading.order_by)
             edition, merger = self._edition(spool, reading, base)
@@ -114,6 +127,30 @@ class _Run:
             raise StoreError(f"The collection {self.backend.collection!r} has no points.")
         return recognised(sample, self.vectors, self.order.wanted)
 
+    def _some(self, reading: Reading, base: SequenceMerger) -> Where:
+        """The documents that were asked for, if they can be merged by themselves; else all."""
+        names, foreign = self.order.documents, self.foreign
+        if names is None or foreign is None or foreign.current is None or foreign.pending is not None:
+            return Where()
+        edition = foreign.current
+        if edition.reading != reading or self._merger_of(edition, base) is None:
+            return Where()
+        if self._outgrown(edition, self.backend.count("chunks", Where())):
+            return Where()
+        return Where(documents=names) if self._can_filter(edition, names) else Where()
+
+    def _can_filter(self, edition: Edition, names: Sequence[str]) -> bool:
+        """Whether the database finds the chunks of documents by their names, which JSON text may hide."""
+        ids = edition.ids(self._namespace())
+        roots = self.backend.fetch("merged", [ids.root(name) for name in names], payload=["document_id"])
+        for root in roots.values():
+            name = root.payload["document_id"]
+            if not self.backend.count("chunks", Where(documents=[name])):
+                known = ForeignChunks(self.backend, edition).of(name)
+                if any(edition.reading.document_of(point.payload) == name for point in known):
+                    return False
+        return True
+
     def _base(self, dimension: int) -> SequenceMerger:
         base = self.order.base
         if base is None:
@@ -127,7 +164,7 @@ class _Run:
         return base
 
     def _read(self, spool: Spool, reading: Reading, left: Left, expected: int) -> None:
-        points = self.backend.scan("chunks", Where(), vectors=True)
+        points = self.backend.scan("chunks", self._where, vectors=True)
         extractor = Extractor(reading, spool.dimension, left)
         done = 0
         for page in _in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // spool.dimension))):
@@ -162,14 +199,18 @@ class _Run:
                 )
             if merger is None or (self.order.calibrate is False and stored.calibration_vectors):
                 continue
-            if stored is foreign.pending or not self._outgrown(stored, spool):
+            partly = self._where.documents is not None
+            if stored is foreign.pending or partly or not self._outgrown(stored, spool.chunks):
                 return stored, merger
         return self._new_edition(spool, reading, base)
 
     def _merger_of(self, edition: Edition, base: SequenceMerger) -> SequenceMerger | None:
         """The merger that made an edition, if it comes from this one or one of the others."""
-        assert self.settings is not None
-        settings = replace(self.settings, fingerprint=edition.fingerprint, pieces=edition.pieces)
+        assert self._hold.settings is not None
+        for known in (base, *self.order.known):
+            if known.fingerprint == edition.fingerprint:
+                return known
+        settings = replace(self._hold.settings, fingerprint=edition.fingerprint, pieces=edition.pieces)
         candidates = (base,) if self.order.base is not None else (base, *self.order.others)
         for candidate in candidates:
             merger = resolved(settings, candidate, self.backend)
@@ -177,11 +218,11 @@ class _Run:
                 return merger
         return None
 
-    def _outgrown(self, edition: Edition, spool: Spool) -> bool:
+    def _outgrown(self, edition: Edition, chunks: int) -> bool:
         """Whether an edition's calibration is to be made again."""
         if self.order.calibrate is None:
             seen = edition.calibration_vectors
-            return bool(seen) and spool.chunks >= GROWTH * seen
+            return bool(seen) and chunks >= GROWTH * seen
         return self.order.calibrate
 
     def _new_edition(
@@ -210,7 +251,8 @@ class _Run:
     # -- writing ---------------------------------------------------------------------------------------
 
     def _namespace(self) -> str:
-        return self.settings.namespace if self.settings else str(namespace_of(self.backend.collection))
+        stored = self._hold.settings
+        return stored.namespace if stored else str(namespace_of(self.backend.collection))
 
     def _begin(self, edition: Edition, dimension: int) -> None:
         """Say what is being made, before the first point of it."""
@@ -221,20 +263,22 @@ class _Run:
             self._save(Foreign(foreign.current, edition))
 
     def _before_writing(self, edition: Edition) -> None:
-        """Where what is searched is about to change, leave a note that is there until all of it has."""
+        """Hold the merged vectors; where what is searched changes, leave a note until all of it has."""
         if self.foreign is not None and self.foreign.pending is None:
             self._save(Foreign(edition, edition))
+        else:
+            self._hold.beat()
 
     def _finish(self, spool: Spool, edition: Edition) -> None:
         """Let searches answer from what was made, then drop what they answered from before."""
         if self.foreign is None or self.foreign == Foreign(edition, None):
             return
-        if self.foreign.current != edition or self.foreign.pending != edition:
+        if self.foreign.current != edition or self.foreign.pending != edition or not self._hold.held:
             self._save(Foreign(edition, edition))
         if self._sweeps:
             self._sweep(spool, edition)
             drop_statistics(self.backend, keep=edition.fingerprint if edition.pieces else None)
-        self._save(Foreign(edition, None))
+        self._save(Foreign(edition, None), held=False)
 
     def _sweep(self, spool: Spool, edition: Edition) -> None:
         """Remove other editions, and what an interrupted call left of this one."""
@@ -247,9 +291,10 @@ class _Run:
             or point.payload["position"] >= spool.size_of(point.payload["document_id"])
         ]
         for ids in _in_lots(stale, _DELETED_AT_ONCE):
+            self._hold.beat()
             self.backend.delete("merged", ids)
 
-    def _save(self, foreign: Foreign) -> None:
+    def _save(self, foreign: Foreign, *, held: bool = True) -> None:
         edition = foreign.edition
         settings = Settings(
             namespace=self._namespace(),
@@ -260,12 +305,12 @@ class _Run:
             calibration_vectors=edition.calibration_vectors,
             foreign=foreign.values(),
         )
-        self.backend.write("merged", [settings.point()])
-        self.settings, self.foreign = settings, foreign
+        self._hold.save(settings, held=held)
+        self.foreign = foreign
 
     def _merge(self, spool: Spool, edition: Edition, merger: SequenceMerger) -> tuple[int, int, int]:
         """Merge what is not merged yet; returns how many documents there are, were merged, and are gone."""
-        spool.know(_stored(self.backend, edition))
+        spool.know(_stored(self.backend, edition, self._where.documents))
         ids = edition.ids(self._namespace())
         weaver = Weaver(merger, edition, ids, spool.vectors, block=_block(spool.dimension))
         documents = merged = done = 0
@@ -298,6 +343,7 @@ class _Run:
 
     def _write(self, woven: Woven, edition: Edition) -> None:
         """The root last: a document that has one of its present content is done."""
+        self._hold.beat()
         if woven.contextual and edition.reading.contextual == "named":
             self.backend.write_contextual(woven.contextual)
         elif woven.contextual:
@@ -322,6 +368,8 @@ def _opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, F
         return vectors, None, None
     settings = Settings.of(stored[META_ID])
     foreign = Foreign.of(settings.foreign, backend.place)
+    if foreign is not None:
+        foreign = replace(foreign, holder=None)
     if foreign is None:
         raise StoreError(
             f"The collection {backend.collection!r} was written by this package, which keeps its merged "
@@ -365,7 +413,9 @@ def _parts(batch: list[list[int]], dimension: int) -> Iterator[list[list[int]]]:
         yield [rows]
 
 
-def _stored(backend: Backend, edition: Edition) -> Iterator[tuple[str, str, int]]:
-    where = Where({"kind": "root", "edition": edition.name})
+def _stored(
+    backend: Backend, edition: Edition, documents: Sequence[str] | None
+) -> Iterator[tuple[str, str, int]]:
+    where = Where({"kind": "root", "edition": edition.name}, documents=documents)
     for root in backend.scan("merged", where, payload=["document_id", "content", "stop"]):
         yield root.payload["document_id"], root.payload["content"], root.payload["stop"]

@@ -151,10 +151,12 @@ class Foreign:
         current: what searches answer from; None until the first back-fill is complete.
         pending: what is being made; the current one while what it replaced is removed; None where nothing is
             to be done.
+        holder: names the back-fill that is writing; None where none is.
     """
 
     current: Edition | None = None
     pending: Edition | None = None
+    holder: str | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None, place: str) -> Self | None:
@@ -166,7 +168,7 @@ class Foreign:
         if values is None:
             return None
         try:
-            return cls(**{name: _edition(values[name]) for name in ("current", "pending")})
+            return cls(_edition(values["current"]), _edition(values["pending"]), values.get("holder"))
         except (KeyError, TypeError) as error:
             raise StoreError(
                 f"The settings of the back-filled collection in {place} are damaged ({error!r}). Drop its "

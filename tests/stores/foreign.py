@@ -10,7 +10,10 @@ from uuid import UUID, uuid5
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from tests.stores.support import DIMENSION, documents
+from merger_plugins import SequenceMerger
+from merger_plugins.stores import MergedStore
+from merger_plugins.stores.backend import Backend
+from tests.stores.support import DIMENSION, documents, informed, stored, unit
 from tests.strategies import Array
 
 LENGTHS = (1, 4, 9, 10, 11, 23, 35, 64)
@@ -110,3 +113,77 @@ def put(
 
 def document_name(form: str, name: str) -> str:
     return name[1:] if form == "by_hand" else name
+
+
+class QdrantApp:
+    """Collections as LangChain writes them into Qdrant."""
+
+    distances = (models.Distance.DOT, models.Distance.EUCLID)
+    cosine = models.Distance.COSINE
+    other = models.Distance.MANHATTAN
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def write(self, name: str, distance: Any, texts: Mapping[str, Array]) -> None:
+        if not self.client.collection_exists(name):
+            create(self.client, collection=name, distance=distance)
+        put(self.client, texts, collection=name)
+
+    def store(self, name: str) -> MergedStore:
+        from merger_plugins.qdrant import QdrantStore
+
+        return QdrantStore(self.client, name, merger=informed())
+
+    def exists(self, name: str) -> bool:
+        exists: bool = self.client.collection_exists(name)
+        return exists
+
+
+class ChromaApp:
+    """Collections as LangChain writes them into Chroma, by l2 unless somebody says otherwise."""
+
+    distances = ("l2", "ip")
+    cosine = "cosine"
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def write(self, name: str, distance: Any, texts: Mapping[str, Array]) -> None:
+        made = self.client.get_or_create_collection(name, configuration={"hnsw": {"space": distance}})
+        for document, vectors in texts.items():
+            payloads = [json.loads(json.dumps(langchain(document, i))) for i in range(len(vectors))]
+            made.upsert(
+                ids=[point_id(document, i) for i in range(len(vectors))],
+                embeddings=np.asarray(vectors, np.float32),
+                documents=[payload["page_content"] for payload in payloads],
+                metadatas=[payload["metadata"] for payload in payloads],
+            )
+
+    def store(self, name: str) -> MergedStore:
+        from merger_plugins.chroma import ChromaStore
+
+        return ChromaStore(self.client, name, merger=informed())
+
+    def exists(self, name: str) -> bool:
+        return name in [each.name for each in self.client.list_collections()]
+
+
+def assert_merged(backend: Backend, texts: Mapping[str, Array], merger: SequenceMerger) -> None:
+    """The companion holds what the merger makes of these documents of LangChain's, and nothing more."""
+    expected = {}
+    for name, vectors in texts.items():
+        rolling = merger.rolling()
+        rolling.extend(unit(vectors), masses=[mass_of(name, place) for place in range(len(vectors))])
+        ids = [point_id(name, place) for place in range(len(vectors))]
+        expected[name, "root", 0] = (rolling.vector, ids if len(vectors) < 10 else None)
+        for index, vector in enumerate(rolling.sections(1) if len(vectors) >= 10 else []):
+            expected[name, "section", 10 * index] = (vector, ids[10 * index : 10 * index + 10])
+    points = [p for p in stored(backend, "", "merged").values() if p.payload["kind"] in ("root", "section")]
+    found = {(p.payload["document_id"], p.payload["kind"], p.payload["position"]): p for p in points}
+    assert len(found) == len(points)
+    assert found.keys() == expected.keys()
+    for key, (vector, ids) in expected.items():
+        np.testing.assert_allclose(found[key].vector, vector, atol=1e-5)
+        assert found[key].payload.get("chunks") == ids
+        assert found[key].payload["fingerprint"] == merger.fingerprint

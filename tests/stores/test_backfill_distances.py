@@ -1,75 +1,23 @@
 """Back-fill of collections that compare by dot product or by distance, which unit vectors make cosines of."""
 
-import json
-
 import chromadb
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from merger_plugins.chroma import ChromaStore
 from merger_plugins.errors import StoreError
 from merger_plugins.qdrant import QdrantStore
-from tests.stores.foreign import corpus, create, langchain, point_id, put
+from tests.stores.foreign import ChromaApp, QdrantApp, corpus, create, langchain, point_id, put
 from tests.stores.support import DIMENSION, informed, unit
 from tests.strategies import chunk_vectors
 
 LEVELS = ("chunk", "section", "document", "fused")
 
 
-class _Qdrant:
-    """Collections as LangChain writes them into Qdrant."""
-
-    distances = (models.Distance.DOT, models.Distance.EUCLID)
-    cosine = models.Distance.COSINE
-    other = models.Distance.MANHATTAN
-
-    def __init__(self, client):
-        self.client = client
-
-    def write(self, name, distance, texts):
-        if not self.client.collection_exists(name):
-            create(self.client, collection=name, distance=distance)
-        put(self.client, texts, collection=name)
-
-    def store(self, name):
-        return QdrantStore(self.client, name, merger=informed())
-
-    def exists(self, name):
-        return self.client.collection_exists(name)
-
-
-class _Chroma:
-    """Collections as LangChain writes them into Chroma, by l2 unless somebody says otherwise."""
-
-    distances = ("l2", "ip")
-    cosine = "cosine"
-
-    def __init__(self):
-        self.client = chromadb.EphemeralClient()
-
-    def write(self, name, distance, texts):
-        made = self.client.get_or_create_collection(name, configuration={"hnsw": {"space": distance}})
-        for document, vectors in texts.items():
-            payloads = [json.loads(json.dumps(langchain(document, i))) for i in range(len(vectors))]
-            made.upsert(
-                ids=[point_id(document, i) for i in range(len(vectors))],
-                embeddings=np.asarray(vectors, np.float32),
-                documents=[payload["page_content"] for payload in payloads],
-                metadatas=[payload["metadata"] for payload in payloads],
-            )
-
-    def store(self, name):
-        return ChromaStore(self.client, name, merger=informed())
-
-    def exists(self, name):
-        return name in [each.name for each in self.client.list_collections()]
-
-
 @pytest.fixture(params=["qdrant", "edge", "chroma"])
 def host(request, tmp_path):
     if request.param == "chroma":
-        made = _Chroma()
+        made = ChromaApp(chromadb.EphemeralClient())
         yield made
         for each in made.client.list_collections():
             made.client.delete_collection(each.name)
@@ -81,7 +29,7 @@ def host(request, tmp_path):
         client = EdgeClient(tmp_path / "edge")
     else:
         client = QdrantClient(":memory:")
-    yield _Qdrant(client)
+    yield QdrantApp(client)
     client.close()
 
 
@@ -160,7 +108,7 @@ def test_a_collection_that_was_not_back_filled_says_what_to_do(host, distance):
 
 def test_what_ranks_otherwise_is_refused():
     client = QdrantClient(":memory:")
-    host = _Qdrant(client)
+    host = QdrantApp(client)
     host.write("theirs", host.other, of_unit_length())
     with pytest.raises(StoreError, match="compared by Manhattan"):
         host.store("theirs").backfill()
