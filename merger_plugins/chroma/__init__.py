@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any, cast
 
 from merger_plugins._extras import require
@@ -10,6 +11,7 @@ from merger_plugins.chunking import Chunker
 from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.asynchronous import WORKERS, AsyncMergedStore, Bridge
+from merger_plugins.stores.sittings import PAUSE
 from merger_plugins.stores.store import MergedStore
 
 require("chromadb", extra="chroma", purpose="merger_plugins.chroma")
@@ -57,6 +59,8 @@ class ChromaStore(MergedStore):
         embedder: as above.
         chunker: as above.
         contextual: as above.
+        half_life: as above.
+        pause: as above.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class ChromaStore(MergedStore):
         embedder: Any = None,
         chunker: Chunker | None = None,
         contextual: bool = False,
+        half_life: float | timedelta | None = None,
+        pause: float | timedelta = PAUSE,
     ) -> None:
         bundled = embedder is None or isinstance(embedder, MiniLMEmbedder)
         super().__init__(
@@ -76,6 +82,8 @@ class ChromaStore(MergedStore):
             embedder=embedder,
             chunker=chunker,
             contextual=contextual,
+            half_life=half_life,
+            pause=pause,
         )
 
 
@@ -93,6 +101,8 @@ class AsyncChromaStore(AsyncMergedStore):
         embedder: as above.
         chunker: as above.
         contextual: as above.
+        half_life: as above.
+        pause: as above.
     """
 
     def __init__(
@@ -104,6 +114,8 @@ class AsyncChromaStore(AsyncMergedStore):
         embedder: Any = None,
         chunker: Chunker | None = None,
         contextual: bool = False,
+        half_life: float | timedelta | None = None,
+        pause: float | timedelta = PAUSE,
     ) -> None:
         bridge = _bridge(location)
         store = ChromaStore(
@@ -113,6 +125,8 @@ class AsyncChromaStore(AsyncMergedStore):
             embedder=embedder,
             chunker=chunker,
             contextual=contextual,
+            half_life=half_life,
+            pause=pause,
         )
         super().__init__(store, bridge=bridge, workers=1 if bridge is None else WORKERS)
 

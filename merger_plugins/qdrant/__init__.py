@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any, cast
 
 from merger_plugins._extras import require
 from merger_plugins.chunking import Chunker
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.asynchronous import WORKERS, AsyncMergedStore, Bridge
+from merger_plugins.stores.sittings import PAUSE
 from merger_plugins.stores.store import MergedStore
 
 require("qdrant_client", extra="qdrant", purpose="merger_plugins.qdrant", package="qdrant-client")
@@ -35,6 +37,8 @@ class QdrantStore(MergedStore):
         embedder: as above.
         chunker: as above.
         contextual: as above.
+        half_life: as above.
+        pause: as above.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class QdrantStore(MergedStore):
         embedder: Any = None,
         chunker: Chunker | None = None,
         contextual: bool = False,
+        half_life: float | timedelta | None = None,
+        pause: float | timedelta = PAUSE,
     ) -> None:
         super().__init__(
             QdrantBackend(location, collection),
@@ -53,6 +59,8 @@ class QdrantStore(MergedStore):
             embedder=embedder,
             chunker=chunker,
             contextual=contextual,
+            half_life=half_life,
+            pause=pause,
         )
 
 
@@ -70,6 +78,8 @@ class AsyncQdrantStore(AsyncMergedStore):
         embedder: as above.
         chunker: as above.
         contextual: as above.
+        half_life: as above.
+        pause: as above.
     """
 
     def __init__(
@@ -81,6 +91,8 @@ class AsyncQdrantStore(AsyncMergedStore):
         embedder: Any = None,
         chunker: Chunker | None = None,
         contextual: bool = False,
+        half_life: float | timedelta | None = None,
+        pause: float | timedelta = PAUSE,
     ) -> None:
         bridge = None
         client: Any = location
@@ -96,5 +108,7 @@ class AsyncQdrantStore(AsyncMergedStore):
             embedder=embedder,
             chunker=chunker,
             contextual=contextual,
+            half_life=half_life,
+            pause=pause,
         )
         super().__init__(store, bridge=bridge, workers=1 if bridge is None else WORKERS)

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from merger_plugins._types import Vector, VectorLike
 from merger_plugins.conversation import ConversationQuery, HistoryGate
 from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores import upkeep
-from merger_plugins.stores.backend import Where
+from merger_plugins.stores.backend import Point, Where
 from merger_plugins.stores.base import StoreBase
 from merger_plugins.stores.contents import StoredChunk, contents
 from merger_plugins.stores.documents import (
     checked_id,
 )
-from merger_plugins.stores.recall import HISTORY, RecallLevel, checked_history, follow_up, last_turns
+from merger_plugins.stores.recall import (
+    HISTORY,
+    RecallLevel,
+    Shown,
+    checked_history,
+    checked_shown,
+    follow_up,
+    last_turns,
+    shown_chunks,
+)
 from merger_plugins.stores.search import (
     OVERSAMPLING,
     FusionWeights,
@@ -42,6 +53,7 @@ class Reading(StoreBase):
         documents: Sequence[str] | None = None,
         conversation: str | None = None,
         history: int = HISTORY,
+        shown: Shown = "keep",
         weights: FusionWeights | None = None,
         group_by_document: bool = False,
         oversampling: int = OVERSAMPLING,
@@ -68,6 +80,11 @@ class Reading(StoreBase):
             conversation: id of a stored conversation in which the query is asked: it is merged with the last
                 turns, as far as it needs them (`merger_plugins.merge_question`).
             history: how many turns those are at the most.
+            shown: what becomes of stored chunks that those turns repeat, word for word or nearly, as replies
+                that quote passages do: ``"keep"`` takes no notice; ``"away"`` turns the merged question away
+                from them, so that what resembles them comes later; ``"skip"`` leaves them out of the hits,
+                and the turns themselves with them. Looked for among what `filter` and `documents` let
+                through, by a request for each turn; nothing is embedded.
             weights: of a fused score.
             group_by_document: only the best hit of each document.
             oversampling: candidates for each hit of a fused search.
@@ -86,14 +103,21 @@ class Reading(StoreBase):
             self._check_merged(level)
         checked_level(level, contextual=state.contextual)
         vector = self._vector_of(query)
+        choice = checked_shown(shown, level)
         if state.layout is None:
             return []
         if level != "chunk" and state.settings is None:
             return []
+        where, without = Where(documents=documents, filter=filter), set[str]()
         if conversation is not None:
-            vector = self._merged_question(query, vector, conversation, history, None).vector
+            turns = self._last_turns(conversation, history)
+            repeated = [] if choice == "keep" else shown_chunks(state.chunks(), turns, conversation, where)
+            vector = self._follow_up(query, vector, turns, away=repeated if choice == "away" else ()).vector
+            if choice == "skip":
+                without = {*repeated, *(point.id for turn in turns for point in turn)}
         options: dict[str, Any] = {
-            "where": Where(documents=documents, filter=filter),
+            "where": where,
+            "without": without,
             "weights": weights or FusionWeights(),
             "per_document": group_by_document,
             "oversampling": oversampling,
@@ -213,7 +237,7 @@ class Reading(StoreBase):
         """
         self._state.open()
         vector = self._vector_of(question)
-        return self._merged_question(question, vector, conversation_id, history, gate)
+        return self._follow_up(question, vector, self._last_turns(conversation_id, history), gate)
 
     def contents(self, document_id: str, *, last: int | None = None) -> list[StoredChunk]:
         """The chunks of a document, or the turns of a conversation, in reading order.
@@ -252,20 +276,27 @@ class Reading(StoreBase):
         match = state.chunks().match
         return upkeep.inspect(self._backend, state.settings, state.layout, state.merger, match)
 
-    def _merged_question(
+    def _last_turns(self, conversation_id: str, history: int) -> list[list[Point]]:
+        checked_history(history)
+        state = self._state.open()
+        name = checked_id(conversation_id)
+        if state.settings is None or not history or state.foreign is not None:
+            return []
+        return last_turns(self._backend, state.ids, name, history)
+
+    def _follow_up(
         self,
         question: str | VectorLike,
         vector: Vector,
-        conversation_id: str,
-        history: int,
-        gate: HistoryGate | None,
+        turns: Sequence[Sequence[Point]],
+        gate: HistoryGate | None = None,
+        *,
+        away: Sequence[str] = (),
     ) -> ConversationQuery:
-        checked_history(history)
-        state = self._state.open()
         mass = float(max(self._texts.count(question), 1)) if isinstance(question, str) else None
-        known = state.settings is not None and history and state.foreign is None
-        turns = last_turns(self._backend, state.ids, checked_id(conversation_id), history) if known else []
-        return follow_up(vector, mass, turns, gate)
+        stored = self._backend.fetch("chunks", away, payload=False, vectors=True) if away else {}
+        shown = [point.vector for point in stored.values() if point.vector is not None]
+        return follow_up(vector, mass, turns, gate, np.stack(shown) if shown else None)
 
     def _check_merged(self, level: str) -> None:
         """Refuse a search of merged vectors where there are chunks and nothing was merged."""

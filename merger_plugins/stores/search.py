@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -100,8 +100,32 @@ def search(
     weights: FusionWeights,
     per_document: bool,
     oversampling: int,
+    without: Collection[str] = (),
 ) -> list[Hit]:
-    """The k best hits of a level among the points that `where` says, best first; see `MergedStore.search`."""
+    """The k best hits of a level among the points that `where` says, best first; see `MergedStore.search`.
+
+    `without` has ids of chunk points that are no hits.
+    """
+    if without:
+        limit = k + len(without)
+        while True:
+            more = search(
+                backend,
+                chunks,
+                query,
+                limit,
+                level,
+                where=where,
+                weights=weights,
+                per_document=False,
+                oversampling=oversampling,
+            )
+            hits = [hit for hit in more if hit.id not in without]
+            if per_document:
+                hits = _best_of_each(hits)
+            if len(hits) >= k or len(more) < limit:
+                return hits[:k]
+            limit *= 2
     if level == "fused":
         return _fused(backend, chunks, query, k, where, weights, per_document, oversampling)
     if level in ("chunk", "contextual"):
@@ -199,12 +223,15 @@ def _fused(
         for point_id, scored in candidates.items()
     ]
     hits.sort(key=lambda hit: (-hit.score, hit.document_id or "", hit.position or 0))
-    if per_document:
-        best: dict[str, Hit] = {}
-        for hit in hits:
-            best.setdefault(hit.document_id or hit.id, hit)
-        hits = list(best.values())
-    return hits[:k]
+    return (_best_of_each(hits) if per_document else hits)[:k]
+
+
+def _best_of_each(hits: Iterable[Hit]) -> list[Hit]:
+    """The first hit of each document."""
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.document_id or hit.id, hit)
+    return list(best.values())
 
 
 def _root_scores(

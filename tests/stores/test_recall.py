@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from merger_plugins import merge_question
+from merger_plugins import MeanMerger, merge_question
+from merger_plugins.chroma import ChromaStore
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
-from merger_plugins.qdrant import QdrantStore
+from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
 from tests.stores.support import DIMENSION, HashingEmbedder, informed
+from tests.strategies import chunk_vectors
 
 BOILER = [
     "the boiler leaks again",
@@ -18,11 +20,10 @@ BOILER = [
 HOLIDAY = ["we go to the island in june", "the ferry leaves at noon", "book the small cabin on the ferry"]
 
 
-@pytest.fixture(params=[False, True], ids=["raw", "contextual"])
+@pytest.fixture(params=[(QdrantStore, False), (QdrantStore, True), (ChromaStore, True)], ids=str)
 def store(request):
-    with QdrantStore(
-        ":memory:", merger=informed(), embedder=HashingEmbedder(), contextual=request.param
-    ) as made:
+    kind, contextual = request.param
+    with kind(":memory:", merger=informed(), embedder=HashingEmbedder(), contextual=contextual) as made:
         for turn in BOILER:
             made.append("house", turn, speaker="Ann")
         for turn in HOLIDAY:
@@ -80,6 +81,154 @@ def test_only_so_many_turns_of_history_count(store):
 def test_a_removed_turn_is_no_history(store):
     store.remove("holiday", 1)
     assert len(store.merged_question("when does it leave", "holiday").turns) == 2
+
+
+@pytest.mark.parametrize("kind", [QdrantStore, ChromaStore])
+def test_the_last_turns_count_by_their_masses_and_ages(kind):
+    vectors = chunk_vectors(5, 12, DIMENSION)
+    masses = [1.0, 40.0, 3.0, 9.0, 2.0, 25.0, 7.0, 1.0, 60.0, 5.0, 8.0, 4.0]
+    question = chunk_vectors(6, 1, DIMENSION)[0]
+    with kind(":memory:", merger=MeanMerger()) as store:
+        for vector, mass in zip(vectors, masses, strict=True):
+            store.append("chat", vector, mass=mass)
+        for history in (1, 3, 8, 12, 50):
+            expected = merge_question(question, vectors[-history:], masses=masses[-history:])
+            merged = store.merged_question(question, "chat", history=history)
+            np.testing.assert_allclose(merged.vector, expected.vector, atol=1e-5)
+            np.testing.assert_allclose(merged.turns, expected.turns, atol=1e-5)
+            found = store.search(question, 12, conversation="chat", history=history)
+            assert [(h.id, round(h.score, 5)) for h in found] == [
+                (h.id, round(h.score, 5)) for h in store.search(expected.vector, 12)
+            ]
+            told = store.recall(question, 12, conversation_id="chat", history=history)
+            assert [h.id for h in told] == [h.id for h in found]
+
+
+def test_the_chunks_of_a_long_turn_are_of_one_age():
+    embedder = HashingEmbedder()
+    embedder.max_tokens = 22
+    long = "This sentence has exactly ten words in it right now. " * 14
+    question = embedder.embed_query("what was it")
+    with QdrantStore(":memory:", merger=MeanMerger(), embedder=embedder) as store:
+        for turn in ("an early one", long, long, "a late one"):
+            store.append("chat", turn, speaker="Ada")
+        spoken = embedder.seen[1:]
+        pieces = (len(spoken) - 1) // 2
+        assert pieces > 2
+        rows = embedder.embed_documents(spoken)
+        masses = [float(len(text.split())) for text in spoken]
+        masses[:-1] = [mass - 1 for mass in masses[:-1]]  # the speaker is counted in turns of one chunk alone
+        ages = [2] * pieces + [1] * pieces + [0]
+        expected = merge_question(question, rows, masses=masses, ages=ages)
+        merged = store.merged_question(question, "chat", history=3)
+        np.testing.assert_allclose(merged.vector, expected.vector, atol=1e-5)
+        assert len(store.merged_question(question, "chat", history=1).turns) == 1
+        assert len(store.merged_question(question, "chat", history=2).turns) == 1 + pieces
+
+
+async def test_a_follow_up_question_in_an_event_loop():
+    async with AsyncQdrantStore(":memory:", merger=informed(), embedder=HashingEmbedder()) as store:
+        with QdrantStore(":memory:", merger=informed(), embedder=HashingEmbedder()) as plain:
+            for turn in [*HOLIDAY, *BOILER]:
+                await store.append("chat", turn, speaker="Ben")
+                plain.append("chat", turn, speaker="Ben")
+            for shown in ("keep", "away", "skip"):
+                found = await store.search("when", 4, conversation="chat", history=4, shown=shown)
+                expected = plain.search("when", 4, conversation="chat", history=4, shown=shown)
+                assert [(hit.text, hit.score) for hit in found] == [(hit.text, hit.score) for hit in expected]
+
+
+TIMETABLE = [
+    "The ferry leaves the harbour at noon every day.",
+    "The ferry comes back to the harbour at six every day.",
+    "Tickets for the ferry are sold at the harbour.",
+    "A boiler needs water and a plumber once a year.",
+]
+
+
+@pytest.fixture(params=[QdrantStore, ChromaStore])
+def guide(request):
+    """Passages, and a conversation whose second reply quotes two of them among other words."""
+    embedder = HashingEmbedder()
+    with request.param(":memory:", merger=informed(), embedder=embedder) as made:
+        for number, passage in enumerate(TIMETABLE):
+            made.ingest(f"p{number}", chunks=[passage], metadata={"kind": "passage"})
+        made.append("chat", "when does the ferry leave", speaker="user")
+        made.append("chat", f"I found this: {TIMETABLE[0]}  {TIMETABLE[2]} Anything else?", speaker="agent")
+        embedder.seen.clear()
+        yield made
+        assert not embedder.seen
+
+
+FERRY = "ferry harbour"
+
+
+def names(hits):
+    return [hit.document_id for hit in hits]
+
+
+def test_passages_that_were_shown_are_kept_unless_one_asks(guide):
+    asked = {"filter": {"kind": "passage"}, "conversation": "chat"}
+    assert set(names(guide.search(FERRY, 3, **asked))) == {"p0", "p1", "p2"}
+    assert names(guide.search(FERRY, 3, **asked)) == names(guide.search(FERRY, 3, **asked, shown="keep"))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("level", ["chunk", "fused"])
+def test_passages_that_were_shown_are_left_out(guide, level, grouped):
+    found = guide.search(FERRY, 4, level, conversation="chat", shown="skip", group_by_document=grouped)
+    assert names(found) == ["p1", "p3"]
+    one = guide.search(FERRY, 1, level, conversation="chat", shown="skip", group_by_document=grouped)
+    assert names(one) == ["p1"]
+    early = guide.search(FERRY, 9, level, conversation="chat", history=0, shown="skip")
+    assert len(early) == 6
+
+
+def test_the_question_turns_away_from_what_was_shown(guide):
+    asked = {"filter": {"kind": "passage"}, "conversation": "chat"}
+    turned = guide.search(FERRY, 4, **asked, shown="away")
+    kept = {hit.document_id: hit.score for hit in guide.search(FERRY, 4, **asked)}
+    assert min(kept["p0"], kept["p2"]) > 0.44
+    assert max(hit.score for hit in turned if hit.document_id in ("p0", "p2")) < 0.402
+    embedder = HashingEmbedder()
+    said = [f"user: {'when does the ferry leave'}"]
+    said.append(f"agent: I found this: {TIMETABLE[0]}  {TIMETABLE[2]} Anything else?")
+    expected = merge_question(
+        embedder.embed_query(FERRY),
+        embedder.embed_documents(said),
+        question_mass=2,
+        masses=[len(text.split()) for text in said],
+        shown=embedder.embed_documents([TIMETABLE[0], TIMETABLE[2]]),
+    )
+    by_hand = guide.search(expected.vector, 4, filter={"kind": "passage"})
+    assert [(h.id, round(h.score, 4)) for h in turned] == [(h.id, round(h.score, 4)) for h in by_hand]
+
+
+def test_what_was_shown_is_looked_for_among_what_may_be_found(guide):
+    inside = {"documents": ["p1", "p2"], "conversation": "chat"}
+    assert names(guide.search(FERRY, 3, **inside, shown="skip")) == ["p1"]
+
+
+def test_a_document_has_other_chunks_than_those_that_were_shown():
+    rows = chunk_vectors(3, 40, DIMENSION)
+    rows[:20] = rows[0] + chunk_vectors(4, 20, DIMENSION)
+    with QdrantStore(":memory:", merger=MeanMerger()) as store:
+        store.ingest("a", vectors=rows[:20])
+        store.ingest("b", vectors=rows[20:])
+        for row in rows[:6]:
+            store.append("chat", row)
+        options = {"documents": ["a", "b"], "conversation": "chat", "group_by_document": True}
+        found = store.search(rows[0], 2, **options, shown="skip")
+        assert sorted(names(found)) == ["a", "b"]
+        assert next(hit.position for hit in found if hit.document_id == "a") >= 6
+
+
+@pytest.mark.parametrize("level", ["section", "document"])
+def test_bad_choices_of_what_was_shown(store, level):
+    with pytest.raises(InputError, match="choose one of keep, away, skip"):
+        store.search("x", shown="hide")
+    with pytest.raises(InputError, match="leaves out chunks"):
+        store.search("x", level=level, shown="skip")
 
 
 def test_without_a_conversation_a_question_stays_as_it_is(store):
