@@ -1,11 +1,11 @@
 """Follow-up questions merged with their conversations: MRR of the right passage, plain cosine.
 
 Run ``python -m benchmarks.conversation --data FOLDER``. Query-side vectors are made from raw question and
-turn vectors; passages, cut at 254 tokens (the model's training length), are compared raw. Where a question
-has several right passages, the best one counts. Besides the two sets of follow-up questions, sets where
-history does not help: human rewrites that stand alone, and self-contained questions with the history of a
-foreign conversation, or with other questions about their own article. Embeddings are kept in .cache/. Writes
-benchmarks/results/conversation.json.
+turn vectors; passages, cut at 254 tokens (the model's training length), are compared raw. Where there are two
+query vectors, a passage's better score counts. Where a question has several right passages, the best one
+counts. Besides the two sets of follow-up questions, sets where history does not help: human rewrites that
+stand alone, and self-contained questions with the history of a foreign conversation, or with other questions
+about their own article. Embeddings are kept in .cache/. Writes benchmarks/results/conversation.json.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from benchmarks.common import (
     revision,
     write_result,
 )
-from merger_plugins import HistoryGate, load_embedder, merge_question, shown_passages
+from merger_plugins import HistoryGate, load_embedder, load_gate, merge_question, shown_passages
 
 SETS = ("convqa_mtragun", "convqa_trec_cast")
-FOREIGN = ("xquad_en", "covidqa")
-SHARES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+ARTICLES = {"XQuAD-en": "xquad_en", "COVID-QA": "covidqa"}
+UNTOUCHED = {"XQuAD-de": "xquad_de", "XQuAD-es": "xquad_es", "XQuAD-ru": "xquad_ru", "XQuAD-zh": "xquad_zh"}
+"""Not looked at before the last choice was made."""
+
+SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DRAWS = 5
 FIRST_DRAWS = 20
 SEED = 0
@@ -72,47 +75,53 @@ class Questions:
 
 
 Merge = Callable[[Floats, float, Turns, Floats], Floats]
-"""(question, its tokens, history, passages shown in it) -> query vector."""
+"""(question, its tokens, history, passages shown in it) -> (k, d) query vectors."""
 
 
 def alone(question: Floats, _mass: float, _history: Turns, _shown: Floats) -> Floats:
-    return question
+    return question[None]
 
 
 def mixed(question: Floats, _mass: float, history: Turns, _shown: Floats) -> Floats:
     if not len(history.vectors):
-        return question
+        return question[None]
     merged: Floats = 0.7 * question + 0.3 * history.vectors.mean(axis=0)
-    return merged
+    return merged[None]
 
 
 def halving(question: Floats, _mass: float, history: Turns, _shown: Floats) -> Floats:
     ages = np.arange(len(history.vectors), 0, -1)
     merged: Floats = question + (0.5**ages).astype(np.float32) @ history.vectors
-    return merged
+    return merged[None]
 
 
-def gated(gate: HistoryGate, *, away: bool) -> Merge:
+def gated(gate: HistoryGate, *, both: bool = False, away: bool = False) -> Merge:
     def merge(question: Floats, mass: float, history: Turns, shown: Floats) -> Floats:
-        return merge_question(
+        query = merge_question(
             question,
             history.vectors,
             question_mass=mass,
             masses=history.masses if len(history.masses) else None,
             shown=shown if away else None,
             gate=gate,
-        ).vector
+        )
+        return query.queries if both else query.vector[None]
 
     return merge
 
 
+BEST = "trained gate, both searched"
+AWAY = f"{BEST}, away from what was shown"
 ROWS: dict[str, Merge] = {
     "question alone": alone,
     "0.7 question + 0.3 mean of the history": mixed,
     "weights halving back in time": halving,
-    "gate": gated(HistoryGate(), away=False),
+    "cosine gate": gated(HistoryGate()),
+    "cosine gate, both searched": gated(HistoryGate(), both=True),
+    "trained gate": gated(load_gate()),
+    BEST: gated(load_gate(), both=True),
     "question alone, away from what was shown": gated(HistoryGate(share=0), away=True),
-    "gate, away from what was shown": gated(HistoryGate(), away=True),
+    AWAY: gated(load_gate(), both=True, away=True),
 }
 
 
@@ -133,10 +142,9 @@ def reciprocal_ranks(
 ) -> Floats:
     """(q,) 1 over the rank of the best right passage; ties count against it."""
     cases = zip(questions.vectors, questions.masses, questions.history, shown, strict=True)
-    queries = np.stack(
-        [merge(q, float(mass), history, questions.passages[s]) for q, mass, history, s in cases]
-    )
-    scores = queries @ questions.passages.T
+    found = [merge(q, float(mass), history, questions.passages[s]) for q, mass, history, s in cases]
+    starts = np.cumsum([0, *(len(queries) for queries in found[:-1])])
+    scores = np.maximum.reduceat(np.concatenate(found) @ questions.passages.T, starts, axis=0)
     right = np.where(questions.relevant, scores, -np.inf).max(axis=1, keepdims=True)
     above = (scores >= right) & ~questions.relevant
     if without_shown:
@@ -284,7 +292,7 @@ def self_contained(
             f"{title} first questions, foreign history",
             foreign(questions, np.tile(first, FIRST_DRAWS), everything),
         )
-    for title, name in zip(("XQuAD-en", "COVID-QA"), FOREIGN, strict=True):
+    for title, name in (ARTICLES | UNTOUCHED).items():
         questions = load_articles(name, data)
         yield (
             f"{title}, foreign history",
@@ -296,8 +304,8 @@ def self_contained(
 def follow_up_figures(questions: Questions, rewritten: Questions | None) -> dict[str, Any]:
     shown = shown_before(questions)
     found = {name: reciprocal_ranks(questions, shown, merge) for name, merge in ROWS.items()}
-    found["gate, what was shown left out of the results"] = reciprocal_ranks(
-        questions, shown, ROWS["gate"], without_shown=True
+    found[f"{BEST}, what was shown left out of the results"] = reciprocal_ranks(
+        questions, shown, ROWS[BEST], without_shown=True
     )
     if rewritten:
         found["human rewrite alone"] = reciprocal_ranks(rewritten, shown, alone)
@@ -328,8 +336,8 @@ def self_contained_figures(questions: Questions) -> dict[str, Any]:
             for name, values in found.items()
             if name != "question alone"
         },
-        "gate, away from what was shown, minus question alone, away": difference(
-            found["gate, away from what was shown"],
+        f"{AWAY}, minus question alone, away": difference(
+            found[AWAY],
             found["question alone, away from what was shown"],
             questions.group,
         ),
@@ -337,13 +345,14 @@ def self_contained_figures(questions: Questions) -> dict[str, Any]:
 
 
 def trade_off(asked: dict[str, Questions], others: dict[str, Questions]) -> dict[str, dict[str, float]]:
-    """MRR of the gate by its share; where history does not help, minus the question alone."""
+    """MRR of the trained gate by its share; where history does not help, minus the question alone."""
+    others = {name: found for name, found in others.items() if not name.startswith(tuple(UNTOUCHED))}
     sets = asked | others
     shown = {name: shown_before(questions) for name, questions in sets.items()}
     plain = {name: reciprocal_ranks(sets[name], shown[name], alone).mean() for name in others}
 
     def mrr(name: str, share: float, *, away: bool) -> float:
-        merge = gated(HistoryGate(share=share), away=away)
+        merge = gated(replace(load_gate(), share=share), both=True, away=away)
         return float(reciprocal_ranks(sets[name], shown[name], merge).mean() - plain.get(name, 0))
 
     curve = {}
@@ -378,13 +387,13 @@ def main() -> int:
             print(f"  {row:<50} {values}")
     assert rewrites is not None
     others = dict(self_contained(asked, rewrites, options.data))
-    for name in FOREIGN:
+    for name in (ARTICLES | UNTOUCHED).values():
         revisions[name] = revision(article_files(name, options.data))
     for name, questions in others.items():
         figures["self-contained questions"][name] = self_contained_figures(questions)
         print(f"\n{name}: {figures['self-contained questions'][name]}")
-    figures["gate by its share"] = trade_off(asked, others)
-    for share, row in figures["gate by its share"].items():
+    figures["trained gate by its share"] = trade_off(asked, others)
+    for share, row in figures["trained gate by its share"].items():
         print(share, row)
     path = write_result("conversation", seed=SEED, data=revisions, figures=figures)
     print(f"\nwritten to {path.relative_to(path.parents[2])}")

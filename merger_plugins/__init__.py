@@ -8,7 +8,9 @@
 from merger_plugins.conversation import (
     ConversationQuery,
     HistoryGate,
+    QuestionNeed,
     fading_masses,
+    load_gate,
     merge_question,
     shown_passages,
 )
@@ -36,11 +38,13 @@ __all__ = [
     "MergerError",
     "MiniLMEmbedder",
     "OnnxMerger",
+    "QuestionNeed",
     "RollingMerge",
     "SequenceMerger",
     "as_embedder",
     "fading_masses",
     "load_embedder",
+    "load_gate",
     "load_merger",
     "merge_question",
     "shown_passages",

@@ -28,6 +28,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=Path("merger_plugins/models/calibrated-all-MiniLM-L6-v2")
     )
 
+    follow_up = commands.add_parser("follow-up", help="write the folder of the bundled gate of questions")
+    follow_up.add_argument("--data", type=Path, required=True, help="folder with train/")
+    follow_up.add_argument(
+        "--out", type=Path, default=Path("merger_plugins/models/follow-up-all-MiniLM-L6-v2")
+    )
+
     options = parser.parse_args(arguments)
     if options.command == "embedder":
         from onnx_export.embedder import release
@@ -40,6 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
         from onnx_export.background import release as release_background
 
         print(release_background(options.data, options.out))
+        return
+    if options.command == "follow-up":
+        from onnx_export.follow_up import release as release_follow_up
+
+        print(release_follow_up(options.data, options.out))
         return
     if not any(options.data.glob("*.jsonl.gz")):
         print(f"Skipped: there is no *.jsonl.gz in {options.data}, so there is nothing to compare on.")

@@ -10,11 +10,22 @@ from merger_plugins import (
     HistoryGate,
     MeanMerger,
     MergerError,
+    QuestionNeed,
     fading_masses,
+    load_embedder,
+    load_gate,
     merge_question,
     shown_passages,
 )
-from merger_plugins.errors import DimensionError, EmptyInputError, InputError, NonFiniteError, ZeroVectorError
+from merger_plugins._artefact import open_artefact, write_artefact
+from merger_plugins.errors import (
+    ArtefactError,
+    DimensionError,
+    EmptyInputError,
+    InputError,
+    NonFiniteError,
+    ZeroVectorError,
+)
 from tests.strategies import DIMENSION, chunk_vectors, cosine, masses_for, normalised, sequences
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -172,6 +183,107 @@ def test_turns_that_cancel_out_leave_the_question_alone():
     assert query.weight == 0
 
 
+@given(questions, conversations())
+def test_the_queries_are_the_merge_and_the_question_alone(question, conversation):
+    history, masses, ages = conversation
+    query = merge_question(question, history, masses=masses, ages=ages)
+    np.testing.assert_array_equal(query.queries[0], query.vector)
+    np.testing.assert_allclose(query.queries[-1], normalised(question), atol=1e-6)
+    assert len(query.queries) == (2 if query.weight else 1)
+    assert query.queries.dtype == np.float32
+
+
+def test_the_better_of_two_scores_keeps_what_the_question_finds_by_itself():
+    topic, subject = np.eye(2, WIDE, dtype=np.float32)
+    passages = np.array([towards(topic, subject, 0.99), towards(subject, topic, 0.8)])
+    query = merge_question(topic, [subject], gate=HistoryGate(share=1, foreign=1))
+    assert (query.vector @ passages.T).argmax() == 1
+    assert (query.queries @ passages.T).max(axis=0).argmax() == 0
+
+
+# -- the trained gate -------------------------------------------------------------------------------------
+
+
+@given(questions, conversations(), st.floats(-5, 5))
+def test_a_need_scales_the_weight_by_its_probability(question, conversation, bias):
+    history, masses, ages = conversation
+    weights = chunk_vectors(21, 1)[0].astype(np.float32)
+    need = QuestionNeed(weights, bias, "some model")
+    logit = normalised(question.astype(float)) @ weights + bias
+    assert need(question * np.float32(3)) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    plain = HistoryGate(share=1, foreign=1, covered=(0.9, 1.0), brevity=0)
+    both = [
+        merge_question(question, history, masses=masses, ages=ages, gate=gate).weight
+        for gate in (plain, HistoryGate(share=1, foreign=1, covered=(0.9, 1.0), brevity=0, need=need))
+    ]
+    lengths = [weight / (1 - weight) for weight in both]
+    assert lengths[1] == pytest.approx(lengths[0] * need(question), abs=1e-4)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_bundled_gate_tells_what_needs_its_conversation():
+    embedder, gate = load_embedder(), load_gate()
+    leaning = ["Is it treatable?", "What about the second one?", "Why not?", "And how much do they cost?"]
+    standing = [
+        "Is throat cancer treatable?",
+        "What is the second law of thermodynamics?",
+        "Why do cats purr when they sleep?",
+        "How much do electric cars cost in Norway?",
+    ]
+    assert gate.need is not None
+    for first, second in zip(leaning, standing, strict=True):
+        assert gate.need(embedder.embed_query(first)) > gate.need(embedder.embed_query(second)) + 0.1
+    history = embedder.embed_documents(["What is throat cancer?", "Throat cancer is a kind of cancer."])
+    passages = embedder.embed_documents(
+        ["Throat cancer is treated by surgery, radiation and chemotherapy.", "A treaty was signed in 1648."]
+    )
+    query = merge_question(embedder.embed_query(leaning[0]), history, gate=gate)
+    assert query.weight > 0.2
+    assert (query.queries @ passages.T).max(axis=0).argmax() == 0
+
+
+def test_a_gate_is_kept_in_a_folder(tmp_path):
+    need = QuestionNeed(chunk_vectors(22, 1)[0].astype(np.float32), 0.25, "some model")
+    gate = HistoryGate(half_life=np.inf, share=0.4, related=(-0.5, 0.25), brevity=0, need=need)
+    gate.save(tmp_path / "gate", card="A gate.")
+    assert (tmp_path / "gate" / "README.md").read_text() == "A gate."
+    found = load_gate(tmp_path / "gate")
+    np.testing.assert_array_equal(found.need.weights, need.weights)
+    assert (found.need.bias, found.need.embedder) == (0.25, "some model")
+    for name in ("half_life", "share", "foreign", "related", "covered", "brevity", "shown"):
+        assert getattr(found, name) == getattr(gate, name)
+    for path in (gate.save(tmp_path / "gate"), str(tmp_path / "gate")):
+        assert merge_question(QUESTION, HISTORY, gate=load_gate(path)).weight == pytest.approx(
+            merge_question(QUESTION, HISTORY, gate=gate).weight
+        )
+
+
+def test_a_damaged_or_missing_gate_is_refused(tmp_path):
+    need = QuestionNeed(np.ones(4, np.float32), 0.0, "some model")
+    folder = HistoryGate(need=need).save(tmp_path / "gate")
+    with pytest.raises(ArtefactError, match="no model folder"):
+        load_gate(tmp_path / "nowhere")
+    with pytest.raises(ArtefactError, match="'calibrated'"):
+        load_gate("calibrated-all-MiniLM-L6-v2")
+    config, tensors = open_artefact(folder).config, (folder / "need.safetensors").read_bytes()
+    for change, says in (({"settings": {"share": 3}}, "no gate's"), ({"dimension": 5}, "5 weights")):
+        write_artefact(folder, {**config, **change}, {"need.safetensors": tensors})
+        with pytest.raises(ArtefactError, match=says):
+            load_gate(folder)
+    (folder / "need.safetensors").write_bytes(b"")
+    with pytest.raises(ArtefactError, match="damaged"):
+        load_gate(folder)
+
+
+def test_a_need_of_another_embedding_model_and_a_gate_without_are_refused():
+    with pytest.raises(DimensionError, match="all-MiniLM-L6-v2"):
+        merge_question(QUESTION, HISTORY, gate=load_gate())
+    with pytest.raises(InputError, match="question="):
+        load_gate().weight(0.3)
+    with pytest.raises(InputError, match="no need"):
+        HistoryGate().save("nowhere")
+
+
 # -- what was shown ---------------------------------------------------------------------------------------
 
 
@@ -182,7 +294,7 @@ def test_the_merge_turns_away_from_what_was_shown(seed, count):
     query = merge_question(question, turns, shown=shown)
     assert np.linalg.norm(query.vector) == pytest.approx(1, abs=1e-5)
     if count:
-        assert (normalised(shown) @ query.vector).max() <= 0.4 + 2e-3
+        assert (query.queries @ normalised(shown).T).max() <= 0.4 + 2e-3
     else:
         np.testing.assert_allclose(query.vector, merge_question(question, turns).vector, atol=1e-6)
 
@@ -258,6 +370,7 @@ def test_bad_input_is_refused_by_name(arguments, error, says):
         {"share": -0.1},
         {"share": np.nan},
         {"foreign": 1.5},
+        {"brevity": -1},
         {"shown": 2},
         {"related": (0.3, 0.1)},
         {"covered": (0.2, 0.2)},
