@@ -72,6 +72,7 @@ class _Run:
         dimension = self.vectors[reading.vector].dimension
         backend.form = reading.form
         backend.layout()
+        self._fits(dimension)
         base = self._base(dimension)
         self._where = where = self._some(reading, base)
         left = Left()
@@ -150,6 +151,19 @@ class _Run:
                 if any(edition.reading.document_of(point.payload) == name for point in known):
                     return False
         return True
+
+    def _fits(self, dimension: int) -> None:
+        """Refuse a companion that an earlier collection of this name left."""
+        if self.foreign is None:
+            return
+        roots = self.backend.scan("merged", Where({"kind": "root"}), payload=False, vectors=True)
+        root = next(iter(roots), None)
+        if root is not None and root.vector is not None and root.vector.size != dimension:
+            raise StoreError(
+                f"The collection {self.backend.collection!r} has dimension {dimension}, and its companion "
+                f"{self.backend.companion!r} has {root.vector.size}: it belongs to an earlier collection of "
+                "that name. Delete the companion, and repeat the call."
+            )
 
     def _base(self, dimension: int) -> SequenceMerger:
         base = self.order.base

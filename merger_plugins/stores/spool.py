@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins._types import Matrix
-from merger_plugins.errors import InputError, StoreFullError
+from merger_plugins.errors import InputError, StoreError, StoreFullError
 from merger_plugins.stores.backend import Payload
 from merger_plugins.stores.extracting import Page, shared
 
@@ -70,6 +70,7 @@ class Spool:
         expected: how many chunks will come, to see beforehand whether there is room.
 
     Raises:
+        InputError: there is no such folder, or it cannot be written.
         StoreFullError: there is not enough room.
     """
 
@@ -93,7 +94,13 @@ class Spool:
                 f"need {needed / 1e9:.1f} GB there for a while. Name a folder with more room: scratch= "
                 "(--scratch)."
             )
-        self._folder = tempfile.TemporaryDirectory(prefix="merger-plugins-", dir=parent)
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="merger-plugins-", dir=parent)
+        except OSError as error:
+            raise InputError(
+                f"The folder for temporary files {parent} cannot be written ({error}). Name another one: "
+                "scratch= (--scratch)."
+            ) from error
         self._file = (Path(self._folder.name) / "vectors").open("w+b", buffering=0)
         self._db = sqlite3.connect(Path(self._folder.name) / "chunks", isolation_level=None)
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536", "temp_store = FILE"):
@@ -274,7 +281,10 @@ class Spool:
         except (OSError, sqlite3.OperationalError) as error:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "full" in str(error)
             if not full:
-                raise
+                raise StoreError(
+                    f"The temporary files in {self._folder.name} failed ({error}). Repeat the call, or name "
+                    "another folder: scratch= (--scratch)."
+                ) from error
             raise StoreFullError(
                 f"No space is left in {self._folder.name} for sorting the chunks ({error}). Name a folder "
                 "with more room: scratch= (--scratch)."
