@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
-from langchain_core.runnables.config import run_in_executor
 
 from merger_plugins.errors import InputError, StoreError
+from merger_plugins.langchain.calls import called, plain
 from merger_plugins.stores.asynchronous import AsyncMergedStore
 from merger_plugins.stores.store import MergedStore
 
@@ -87,39 +87,24 @@ class MergerChatHistory(BaseChatMessageHistory):
 
     async def aget_messages(self) -> list[BaseMessage]:
         """As `messages`."""
-        if isinstance(self.hook, AsyncMergedStore):
-            return _messages(await self.hook.contents(self.session_id))
-        return await run_in_executor(None, lambda: self.messages)
+        return _messages(await called(self.hook, "contents", self.session_id))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """As `add_messages`."""
-        if not isinstance(self.hook, AsyncMergedStore):
-            await run_in_executor(None, self.add_messages, messages)
-            return
         for message in messages:
-            await self.hook.append(self.session_id, **self._turn(message))
+            await called(self.hook, "append", self.session_id, **self._turn(message))
 
     async def aclear(self) -> None:
         """As `clear`."""
-        if isinstance(self.hook, AsyncMergedStore):
-            await self.hook.delete(self.session_id)
-        else:
-            await run_in_executor(None, self.clear)
+        await called(self.hook, "delete", self.session_id)
 
     async def arecall(self, question: str, k: int = 4) -> list[BaseMessage]:
         """As `recall`."""
-        if not isinstance(self.hook, AsyncMergedStore):
-            return await run_in_executor(None, self.recall, question, k)
-        hits = await self.hook.recall(question, k, conversation_id=self.session_id)
+        hits = await called(self.hook, "recall", question, k, conversation_id=self.session_id)
         return _messages(sorted(hits, key=lambda hit: hit.position or 0))
 
     def _plain(self) -> MergedStore:
-        if isinstance(self.hook, AsyncMergedStore):
-            raise InputError(
-                f"{self.hook!r} answers coroutines alone: call aget_messages, aadd_messages and aclear, or "
-                "give MergerChatHistory the plain store, such as QdrantStore."
-            )
-        return self.hook
+        return plain(self.hook, "aget_messages(), aadd_messages() and aclear()")
 
     def _turn(self, message: BaseMessage) -> dict[str, Any]:
         if not isinstance(message, BaseMessage):

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self, get_args
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables.config import run_in_executor
 from pydantic import ConfigDict
 
 from merger_plugins._types import VectorLike
 from merger_plugins.errors import InputError
+from merger_plugins.langchain.calls import called, embedded, plain
 from merger_plugins.stores.asynchronous import AsyncMergedStore
 from merger_plugins.stores.recall import HISTORY
 from merger_plugins.stores.search import FusionWeights, Hit
@@ -21,6 +21,7 @@ from merger_plugins.stores.store import MergedStore
 
 Mode = Literal["fused", "contextual", "chunk", "section", "document"]
 
+_AWAITED = "ainvoke() or abatch()"
 _TOLERATED = ("verbose",)  # `BaseRetriever.invoke` reads it and passes it on
 
 
@@ -87,18 +88,10 @@ class MergerRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         asked = _Asked.of(self, kwargs)
-        for hook in (self.hook, self.conversations):
-            if isinstance(hook, AsyncMergedStore):
-                raise InputError(
-                    f"{hook!r} answers coroutines alone: call ainvoke() or abatch(), or give MergerRetriever "
-                    "the plain store, such as QdrantStore."
-                )
-        hook = self.hook
-        assert isinstance(hook, MergedStore)
+        hook = plain(self.hook, _AWAITED)
         question: str | VectorLike = query
         if asked.conversation is not None:
-            told = self.conversations or hook
-            assert isinstance(told, MergedStore)
+            told = plain(self.conversations or hook, _AWAITED)
             question = told.merged_question(query, asked.conversation, history=asked.history).vector
         method, arguments = asked.call()
         return self._documents(asked, getattr(hook, method)(question, **arguments))
@@ -114,12 +107,12 @@ class MergerRetriever(BaseRetriever):
         question: str | VectorLike = query
         if asked.conversation is not None:
             told = self.conversations or self.hook
-            merged = await _called(told, "merged_question", query, asked.conversation, history=asked.history)
+            merged = await called(told, "merged_question", query, asked.conversation, history=asked.history)
             question = merged.vector
         else:
-            question = await _embedded(self.hook, query)
+            question = await embedded(self.hook, query)
         method, arguments = asked.call()
-        return self._documents(asked, await _called(self.hook, method, question, **arguments))
+        return self._documents(asked, await called(self.hook, method, question, **arguments))
 
     def _documents(self, asked: _Asked, hits: list[Hit]) -> list[Document]:
         least = asked.score_threshold
@@ -184,19 +177,6 @@ def _metadata(hit: Hit, score_key: str | None) -> dict[str, Any]:
     return {**hit.metadata, **({score_key: hit.score} if score_key else {}), "merger": merged}
 
 
-async def _called(hook: MergedStore | AsyncMergedStore, name: str, *args: Any, **kwargs: Any) -> Any:
-    """A method of a hook, awaited; a plain store works in a thread."""
-    method = getattr(hook, name)
-    if isinstance(hook, AsyncMergedStore):
-        return await method(*args, **kwargs)
-    return await run_in_executor(None, lambda: method(*args, **kwargs))
-
-
-async def _embedded(hook: MergedStore | AsyncMergedStore, query: str) -> str | list[float]:
-    """The query's vector by the embedder's own coroutine; the query where it has none."""
-    if isinstance(hook, AsyncMergedStore):
-        embedder = await hook.embedder()
-    else:
-        embedder = await run_in_executor(None, lambda: hook.embedder)
-    method = getattr(getattr(embedder, "source", embedder), "aembed_query", None)
-    return await method(query) if callable(method) and query.strip() else query
+def modes() -> tuple[str, ...]:
+    """The modes of a `MergerRetriever`."""
+    return get_args(Mode)

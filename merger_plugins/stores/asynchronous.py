@@ -103,6 +103,8 @@ class AsyncMergedStore:
     search = _awaitable(MergedStore.search)
     passages = _awaitable(MergedStore.passages)
     contents = _awaitable(MergedStore.contents)
+    documents_of = _awaitable(MergedStore.documents_of)
+    refresh = _awaitable(MergedStore.refresh)
     recall = _awaitable(MergedStore.recall)
     merged_question = _awaitable(MergedStore.merged_question)
     inspect = _awaitable(MergedStore.inspect)

@@ -101,22 +101,27 @@ class Order:
         wanted: how to read the collection.
         base: the merger that was passed in; None for one that knows nothing of the embedding model.
         others: mergers that may have made what is there, where none was passed in.
+        known: mergers that are at work already, so that their calibration need not be read.
         calibrate: whether to calibrate on the collection. None calibrates a `CalibratedMerger` that has no
             statistics of its own, the first time and once the collection has `GROWTH` times the chunks.
         skip_missing: whether to leave out points that lack a field or a vector, in place of an error.
         anew: whether another reading or merger than before may take over.
         scratch: folder for temporary files.
         progress: called after every batch.
+        documents: only these, where a back-fill was completed before and its calibration still fits; all
+            documents otherwise.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
     base: SequenceMerger | None = None
     others: tuple[SequenceMerger, ...] = ()
+    known: tuple[SequenceMerger, ...] = ()
     calibrate: bool | None = None
     skip_missing: bool = False
     anew: bool = False
     scratch: str | os.PathLike[str] | None = None
     progress: Callable[[BackfillProgress], object] | None = None
+    documents: tuple[str, ...] | None = None
 
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Tell how far it is."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic, sleep
+from typing import Any
 
-from merger_plugins.errors import EmptyInputError, InputError
+from merger_plugins.errors import ConflictError, EmptyInputError, InputError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Where
 from merger_plugins.stores.backfill import backfill
 from merger_plugins.stores.base import StoreBase
 from merger_plugins.stores.checking import Problem, repair, verify
+from merger_plugins.stores.commits import PATIENCE
 from merger_plugins.stores.desk import Desk
+from merger_plugins.stores.documents import checked_id
 from merger_plugins.stores.filling import GROWTH, Backfilled, BackfillProgress, Order
 from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.layouts import Wanted
+
+_WHILE = 0.05
+"""Seconds between two attempts to refresh while somebody else is at work."""
 
 
 class Keeping(StoreBase):
@@ -196,11 +203,8 @@ class Keeping(StoreBase):
             StoreError: no such collection, one that this package wrote or that is not compared by cosine,
                 points that lack something, or the database fails: what was written stays.
         """
-        given = self._state.chosen or self._texts.chosen
-        order = Order(
+        order = self._order(
             Wanted(group_by, order_by, text, vector, contextual, contextual_vector),
-            base=self._state.given if given else None,
-            others=() if given else (self._state.given,),
             calibrate=calibrate,
             skip_missing=skip_missing,
             anew=anew,
@@ -210,4 +214,71 @@ class Keeping(StoreBase):
         try:
             return backfill(self._backend, order)
         finally:
-            self._state.forget()
+            self._state.reread()
+
+    def refresh(
+        self,
+        document_ids: Sequence[str],
+        *,
+        group_by: str | None = None,
+        order_by: str | Sequence[str] | None = None,
+        skip_missing: bool = False,
+    ) -> Backfilled:
+        """Merge documents of a back-filled collection again, after their application changed their chunks.
+
+        Reads the chunks of these documents alone. Where nothing was back-filled yet, a back-fill was
+        interrupted, or there are half as many chunks more than the merger was calibrated on, it does all that
+        `backfill` does. Waits for another `backfill` or `refresh` that is at work.
+
+        Args:
+            document_ids: names of the documents; those that have no chunk any more lose their merged vectors.
+            group_by: as `backfill`, for the first time, like what follows.
+            order_by: as above.
+            skip_missing: as above.
+
+        Raises:
+            InputError, FingerprintError, StoreError: as `backfill`.
+            ConflictError: others were at work for half a minute.
+        """
+        names = tuple(dict.fromkeys(checked_id(name) for name in document_ids))
+        deadline = monotonic() + PATIENCE
+        while True:
+            state = self._state.open()
+            known = () if state.settings is None else (state.merger,)
+            order = self._order(
+                Wanted(group_by, order_by), skip_missing=skip_missing, documents=names, known=known
+            )
+            try:
+                return backfill(self._backend, order)
+            except ConflictError:
+                if monotonic() > deadline:
+                    raise
+                sleep(_WHILE)
+            finally:
+                self._state.reread()
+
+    def documents_of(self, chunk_ids: Sequence[str]) -> list[str]:
+        """The documents that chunk points of a back-filled collection belong to; none where nothing was.
+
+        Args:
+            chunk_ids: as the database has them; those of no point are passed over.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        state = self._state.open()
+        if state.foreign is None or not chunk_ids:
+            return []
+        chunks = state.chunks()
+        stored = self._backend.fetch("chunks", list(chunk_ids))
+        names = {chunks.document(point.payload) for point in stored.values()}
+        return sorted(name for name in names if name is not None)
+
+    def _order(self, wanted: Wanted, **more: Any) -> Order:
+        given = self._state.chosen or self._texts.chosen
+        return Order(
+            wanted,
+            base=self._state.given if given else None,
+            others=() if given else (self._state.given,),
+            **more,
+        )

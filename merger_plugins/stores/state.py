@@ -148,8 +148,22 @@ class StoreState:
         if self.foreign is None:
             return False
         before = self.foreign.edition.name
-        self.forget()
+        self.reread()
         return self.open().foreign is not None and self.foreign.edition.name != before
+
+    def reread(self) -> None:
+        """Take over what a back-fill made; searches of other threads go on with what was read before."""
+        settings = self._stored() if self.backend.has_companion() else None
+        foreign = Foreign.of(settings.foreign, self.backend.place) if settings else None
+        before, layout = self.foreign, self.layout
+        same = foreign and before and foreign.edition.reading == before.edition.reading
+        if not same or foreign is None or layout is None:
+            self.forget()
+        elif foreign.edition.fingerprint != self.merger.fingerprint:
+            base = self._of_foreign(settings, layout, self.given)
+            self.foreign, self._held = foreign, _Held(settings, resolved(settings, base, self.backend))
+        else:
+            self.foreign, self._held = foreign, _Held(settings, self.merger)
 
     def renewed(self, since: Settings | None = None) -> bool:
         """Read the settings of a collection of our own again; whether other vectors are to be searched now.
