@@ -36,7 +36,7 @@ from merger_plugins import HistoryGate, load_embedder, load_gate, merge_question
 SETS = ("convqa_mtragun", "convqa_trec_cast")
 ARTICLES = {"XQuAD-en": "xquad_en", "COVID-QA": "covidqa"}
 UNTOUCHED = {"XQuAD-de": "xquad_de", "XQuAD-es": "xquad_es", "XQuAD-ru": "xquad_ru", "XQuAD-zh": "xquad_zh"}
-"""Not looked at before the last choice was made."""
+"""Looked at once, after the last choice of a constant."""
 
 SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DRAWS = 5

@@ -68,13 +68,26 @@ FOLLOW_UP_ROWS = (
     ("0.7 question + 0.3 mean of the history", "0.7 question + 0.3 mean of the history"),
     ("weights halving back in time", "weights halving back in time"),
     ("human rewrite alone", "rewritten by a person to stand alone"),
-    ("gate", "**`merge_question`**"),
+    ("cosine gate", "`HistoryGate()`, `vector`"),
+    ("cosine gate, both searched", "`HistoryGate()`, `queries`"),
+    ("trained gate", "`load_gate()`, `vector`"),
+    ("trained gate, both searched", "**`load_gate()`, `queries`**"),
     ("question alone, away from what was shown", "the question alone, away from what was shown"),
-    ("gate, away from what was shown", "**`merge_question`, away from what was shown**"),
     (
-        "gate, what was shown left out of the results",
-        "`merge_question`, what was shown left out of the results",
+        "trained gate, both searched, away from what was shown",
+        "**`load_gate()`, `queries`, away from what was shown**",
     ),
+    (
+        "trained gate, both searched, what was shown left out of the results",
+        "`load_gate()`, `queries`, what was shown left out of the results",
+    ),
+)
+SELF_CONTAINED_ROWS = (
+    ("cosine gate", "`HistoryGate()`, `vector`"),
+    ("cosine gate, both searched", "`queries`"),
+    ("trained gate", "`load_gate()`, `vector`"),
+    ("trained gate, both searched", "**`queries`**"),
+    ("trained gate, both searched, away from what was shown", "**away**"),
 )
 GAINS = "gain by calibrating on a subset"
 
@@ -140,15 +153,13 @@ def self_contained_rows(figures: dict[str, Any]) -> str:
         return f"{found['gain']:+.3f} ± {found['standard error']:.3f}"
 
     return table(
-        ("questions and their history", "questions", "alone", "halving weights", "merged", "merged, away"),
+        ("questions and their history", "questions", "alone", *(head for _, head in SELF_CONTAINED_ROWS)),
         *(
             (
                 name,
                 str(row["questions"]),
                 f"{row['question alone']:.3f}",
-                gain(row["rows"]["weights halving back in time"]),
-                gain(row["rows"]["gate"]),
-                gain(row["rows"]["gate, away from what was shown"]),
+                *(gain(row["rows"][kind]) for kind, _ in SELF_CONTAINED_ROWS),
             )
             for name, row in figures.items()
         ),

@@ -121,7 +121,7 @@ rightly; the frames do not occur in the benchmark, and no question that a person
 {lines}
 
 Settings: share {share}, covered {covered}, half-life {half_life:g} turns, penalty {penalty}, {prior:g} added
-to the bias. They and the kinds of questions were chosen with `benchmarks/conversation.py` in view (MTRAG-UN,
+to the bias. They, the frames and the penalty were chosen with `benchmarks/conversation.py` in view (MTRAG-UN,
 TREC CAsT, XQuAD-en); README.md says what they give. Not for other languages or embedding models.
 
 Articles: {file} (English Wikipedia, CC BY-SA 3.0), SHA-256 {digest}.
