@@ -64,8 +64,8 @@ def merge_question(
     `load_gate()` and both queries searched: MTRAG-UN 0.810 by the question alone, 0.901 merged; TREC CAsT,
     whose replies are stored passages, 0.540 alone, 0.569 merged, 0.640 merged and turned away from what was
     shown. The gate's constants were chosen with both sets in view. Where history does not help, that moved
-    MRR by -0.013 to +0.017 on sixteen sets, on two of them by less than -0.005; the result file has each,
-    with its standard error.
+    MRR by -0.013 to +0.017 on sixteen sets; two of them lost more than 0.005. The result file has each, with
+    its standard error.
 
     Args:
         question: (d,) raw query vector of the question as it was asked.
