@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from merger_plugins._types import Vector, VectorLike
-from merger_plugins.conversation import ConversationQuery, HistoryGate
+from merger_plugins.conversation import ConversationQuery, HistoryGate, load_gate
 from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Point, Where
@@ -33,6 +33,7 @@ from merger_plugins.stores.search import (
     Hit,
     SearchLevel,
     any_merged,
+    best_hits,
     checked_level,
     passages,
     search,
@@ -78,7 +79,8 @@ class Reading(StoreBase):
                 database's own filter object. On the level ``"fused"`` it chooses among the chunks.
             documents: ids of documents, of which hits must belong to one.
             conversation: id of a stored conversation in which the query is asked: it is merged with the last
-                turns, as far as it needs them (`merger_plugins.merge_question`).
+                turns, as far as it needs them (`merger_plugins.merge_question`), and searched merged and
+                alone; a hit has the better of its two scores.
             history: how many turns those are at the most.
             shown: what becomes of stored chunks that those turns repeat, word for word or nearly, as replies
                 that quote passages do: ``"keep"`` takes no notice; ``"away"`` turns the merged question away
@@ -109,10 +111,12 @@ class Reading(StoreBase):
         if level != "chunk" and state.settings is None:
             return []
         where, without = Where(documents=documents, filter=filter), set[str]()
+        vectors = [vector]
         if conversation is not None:
             turns = self._last_turns(conversation, history)
             repeated = [] if choice == "keep" else shown_chunks(state.chunks(), turns, conversation, where)
-            vector = self._follow_up(query, vector, turns, away=repeated if choice == "away" else ()).vector
+            asked = self._follow_up(query, vector, turns, away=repeated if choice == "away" else ())
+            vectors = list(asked.queries)
             if choice == "skip":
                 without = {*repeated, *(point.id for turn in turns for point in turn)}
         options: dict[str, Any] = {
@@ -126,7 +130,8 @@ class Reading(StoreBase):
             before = state.settings
             if level != "chunk":
                 state.check()
-            hits = search(self._backend, state.chunks(), vector, k, level, **options)
+            found = [search(self._backend, state.chunks(), each, k, level, **options) for each in vectors]
+            hits = found[0] if len(found) == 1 else best_hits(found, k, per_document=group_by_document)
             if level == "chunk" or not (state.renewed(before) or (not any_merged(hits) and state.switched())):
                 return hits
 
@@ -229,7 +234,8 @@ class Reading(StoreBase):
             question: a text, or a raw query vector (d,).
             conversation_id: one that is not stored has no turns, so that the question stays as it is.
             history: how many turns at the most.
-            gate: decides how far; None for the defaults, which are for the bundled embedder.
+            gate: decides how far; None for `load_gate()` with the bundled embedder, `HistoryGate()` with any
+                other, and where question and embedder are not known here.
 
         Raises:
             InputError: as `search`.
@@ -294,6 +300,8 @@ class Reading(StoreBase):
         away: Sequence[str] = (),
     ) -> ConversationQuery:
         mass = float(max(self._texts.count(question), 1)) if isinstance(question, str) else None
+        if gate is None and self._texts.bundled and (self._texts.chosen or isinstance(question, str)):
+            gate = load_gate()
         stored = self._backend.fetch("chunks", away, payload=False, vectors=True) if away else {}
         shown = [point.vector for point in stored.values() if point.vector is not None]
         return follow_up(vector, mass, turns, gate, np.stack(shown) if shown else None)

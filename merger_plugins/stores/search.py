@@ -226,6 +226,15 @@ def _fused(
     return (_best_of_each(hits) if per_document else hits)[:k]
 
 
+def best_hits(found: Iterable[Sequence[Hit]], k: int, *, per_document: bool) -> list[Hit]:
+    """The k best hits of several searches, a hit of several by its best score."""
+    hits = sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.score)
+    by_id: dict[str, Hit] = {}
+    for hit in hits:
+        by_id.setdefault(hit.id, hit)
+    return (_best_of_each(by_id.values()) if per_document else list(by_id.values()))[:k]
+
+
 def _best_of_each(hits: Iterable[Hit]) -> list[Hit]:
     """The first hit of each document."""
     best: dict[str, Hit] = {}

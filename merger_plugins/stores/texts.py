@@ -38,6 +38,11 @@ class Texts:
         return self._embedder is not None
 
     @property
+    def bundled(self) -> bool:
+        """Whether the embedder at work is the bundled one, or will be."""
+        return self._embedder is None or isinstance(self._source(), MiniLMEmbedder)
+
+    @property
     def embedder(self) -> Embedder:
         """The embedder at work; the bundled one is loaded here."""
         if self._embedder is None:
@@ -90,7 +95,7 @@ class Texts:
     def default_merger(self) -> SequenceMerger:
         """The bundled merger for the bundled embedder; one that knows nothing yet for any other."""
         # The background that load_merger() brings is the bundled model's, and would mislead for another.
-        if self._embedder is None or isinstance(self._source(), MiniLMEmbedder):
+        if self._embedder is None or self.bundled:
             return load_merger()
         dimension = self._trait("dimension")
         if type(dimension) is not int or dimension < 1:
