@@ -131,9 +131,10 @@ class ChromaBackend(Backend):
         with self._writing() as client:
             chunks = self._found(client, self.collection)
             own = self._contextual_companion
-            if chunks is None and self._found(client, own) is not None:
-                client.delete_collection(own)  # of a collection that is gone
-                self._handles.pop(own, None)
+            for name in (self.companion, own):
+                if chunks is None and self._found(client, name) is not None:
+                    client.delete_collection(name)  # of a collection that is gone
+                    self._handles.pop(name, None)
             if contextual and (chunks is None or not chunks.count()):
                 self._made(client, own, dimension)
             if chunks is None:

@@ -99,6 +99,8 @@ class QdrantBackend(Backend):
         params = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
         with self._connection.use() as client:
             if not client.collection_exists(self.collection):
+                if client.collection_exists(self.companion):
+                    client.delete_collection(self.companion)
                 config = {CHUNK: params, CONTEXTUAL: params} if contextual else params
                 _create(client, self.collection, config)
                 self._named, self._raw = contextual, CHUNK if contextual else ""

@@ -16,13 +16,29 @@ Shelf = Literal["chunks", "merged"]
 Payload = dict[str, Any]
 
 
+class _Fields(Payload):
+    """A payload that says what to do where a field is asked for that is not there."""
+
+    def __init__(self, fields: Payload, point_id: str) -> None:
+        super().__init__(fields)
+        self._point_id = point_id
+
+    def __missing__(self, key: str) -> Any:
+        name = self.get("document_id")
+        of = "" if name is None else f" of {name!r}"
+        raise StoreError(
+            f"The point {self._point_id}{of} lacks the field {key!r} of its payload. Call repair(), and "
+            "ingest again what it names; or delete the document and ingest it again."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Point:
     """A stored point, or one to be stored.
 
     Attributes:
         id: a UUID.
-        payload: JSON values.
+        payload: JSON values; asking for a key that is not there raises `StoreError`.
         vector: (d,) unit length; None where there is none, or where it was not asked for.
         contextual: (d,) the contextual chunk vector, unit length; None as for `vector`.
     """
@@ -31,6 +47,10 @@ class Point:
     payload: Payload
     vector: Vector | None = None
     contextual: Vector | None = None
+
+    def __post_init__(self) -> None:
+        """Let the payload say what it lacks."""
+        object.__setattr__(self, "payload", _Fields(self.payload, self.id))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +206,10 @@ class Backend(ABC):
 
     @abstractmethod
     def create(self, dimension: int, *, contextual: bool) -> None:
-        """Make those of the two collections that are missing."""
+        """Make those of the two collections that are missing.
+
+        A companion whose chunk collection is gone is made anew: nothing in it is true any more.
+        """
 
     @abstractmethod
     def fetch(

@@ -34,6 +34,7 @@ from merger_plugins.stores.upkeep import remake
 TOLERANCE = 1e-5
 """How far a stored number may be from the one derived again; of nodes, in relation to their length."""
 
+_ROOT = ("document_id", "position", "stop", "mass", "count", "content", "source", "writing", METADATA)
 _AT_ONCE = 256
 _RECOVER = "recover"
 SHELVES: tuple[Shelf, ...] = ("chunks", "merged")
@@ -83,8 +84,13 @@ def verify(desk: Desk, settings: Settings, document_id: str | None = None) -> It
     trees: dict[str, tuple[int, Gaps]] = {}
     for roots in _roots(desk, document_id):
         for root in roots:
-            trees[root.payload["document_id"]] = (-1, ()) if _is_unfinished(root) else tree_of(root)
-        yield from _of_documents(desk, roots)
+            name = root.payload.get("document_id")
+            if name is None:
+                continue  # its chunks will say that they have none
+            trees[name] = (-1, ()) if _lacking(root) or _is_unfinished(root) else tree_of(root)
+            if lacking := _lacking(root):
+                yield Problem("wrong", name, None, 0, f"it lacks {', '.join(lacking)}", root.id)
+        yield from _of_documents(desk, [root for root in roots if not _lacking(root)])
     yield from _strays(desk, trees, document_id)
 
 
@@ -106,12 +112,19 @@ def _roots(desk: Desk, document_id: str | None) -> Iterator[list[Point]]:
         found = desk.backend.fetch("merged", ids[start : start + _AT_ONCE], vectors=True)
         for root in found.values():
             batch.append(root)
-            waiting += tree_of(root)[0]
+            waiting += root.payload.get("stop", 0)
             if waiting > 4 * _AT_ONCE:
                 yield batch
                 batch, waiting = [], 0
     if batch:
         yield batch
+
+
+def _lacking(root: Point) -> list[str]:
+    """The fields that a root or claim should have and has not."""
+    kind = root.payload.get("kind")
+    needed = ("document_id", "act") if kind == "claim" else _ROOT if kind == "root" else ("kind",)
+    return [key for key in needed if key not in root.payload]
 
 
 def _is_unfinished(root: Point) -> bool:
@@ -163,9 +176,9 @@ def _of_document(
     missing = False
     for place in filled(gaps, 0, places):
         point = chunks.get(desk.ids.chunk(name, place))
-        if point is None or point.vector is None:
+        if point is None or point.vector is None or "mass" not in point.payload:
             missing = True
-            detail = "it is not in the store; repair() and ingest the document again, replace() or remove() it"
+            detail = "not in the store; repair() and ingest the document again, or replace() or remove() it"
             yield Problem("missing", name, 0, place, detail, shelf="chunks")
             continue
         slots[place] = point
@@ -211,8 +224,9 @@ def _difference(point: Point, stored: Point) -> str:
     for key in ("fingerprint", "kind", "document_id", "level", "position", "stop", "count"):
         if stored.payload.get(key) != point.payload[key]:
             return f"its {key} is {stored.payload.get(key)!r} and should be {point.payload[key]!r}"
-    if not np.isclose(stored.payload["mass"], point.payload["mass"], rtol=TOLERANCE):
-        return f"its mass is {stored.payload['mass']} and should be {point.payload['mass']}"
+    mass = stored.payload.get("mass", np.nan)
+    if not np.isclose(mass, point.payload["mass"], rtol=TOLERANCE):
+        return f"its mass is {mass} and should be {point.payload['mass']}"
     assert point.vector is not None
     if stored.vector is None or len(stored.vector) != len(point.vector):
         return "it has no vector, or one of another dimension"
@@ -271,7 +285,9 @@ def _strays(desk: Desk, trees: dict[str, tuple[int, Gaps]], document_id: str | N
     for point in found:
         if not desk.ids.owns(point.payload):
             continue  # of an edition that is being made, or goes with the next calibrate() or rebuild()
-        name = point.payload["document_id"]
+        name = point.payload.get("document_id")
+        if name is None or not {"level", "position"} <= point.payload.keys():
+            continue  # told with its document
         places, gaps = _tree(desk, trees, name)
         stray = places != -1 and not _is_section_of(desk, point, places, gaps)
         if stray and _tree(desk, trees, name, again=True) == (places, gaps):
@@ -295,6 +311,8 @@ def _tree(
     if again or name not in trees:
         root_id = desk.ids.root(name)
         root = desk.backend.fetch("merged", [root_id]).get(root_id)
+        if root is not None and _lacking(root):
+            root = None
         trees[name] = (-1, ()) if root is not None and _is_unfinished(root) else tree_of(root)
     return trees[name]
 
@@ -327,6 +345,9 @@ def _repair(desk: Desk, name: str, problems: Iterable[Problem]) -> None:
     root_id = desk.ids.root(name)
     with alone(desk.backend, [name]):
         root = desk.lookup([root_id]).get(root_id)
+        if root is not None and _lacking(root):
+            desk.backend.delete("merged", [root_id], below=version_of(root))
+            root = None
         if root is not None and is_deletion(root):
             finish_deletion(desk, root)
             return

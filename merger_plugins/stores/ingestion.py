@@ -56,7 +56,7 @@ class _Job:
         return {
             point.payload["hash"]: (point.vector, point.payload["norm"])
             for point in self.stored.values()
-            if "hash" in point.payload and point.vector is not None
+            if {"hash", "norm"} <= point.payload.keys() and point.vector is not None
         }
 
     def missing(self) -> list[str]:

@@ -6,6 +6,7 @@ agree on is unlikely to be an accident of one of them.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,11 @@ class EdgeClient(QdrantClient):
         return True
 
     def delete_collection(self, collection_name: str, **_: Any) -> bool:
-        return self.shards.pop(collection_name, None) is not None
+        if (shard := self.shards.pop(collection_name, None)) is None:
+            return False
+        shard.close()
+        shutil.rmtree(self.folder / collection_name)
+        return True
 
     def retrieve(
         self, collection_name: str, ids: Any, with_payload: Any = True, with_vectors: Any = False

@@ -63,6 +63,16 @@ class Host(ABC):
         for backend in self._backends:
             backend.close()
 
+    def drop(self, *shelves: str) -> None:
+        """Delete collections past the store, as another application may."""
+        backend = self.backend()
+        for shelf in shelves:
+            name = backend.collection if shelf == "chunks" else backend.companion
+            self._drop(backend, name)
+
+    @abstractmethod
+    def _drop(self, backend: Any, name: str) -> None: ...
+
     @abstractmethod
     def at_least(self, key: str, number: float) -> Any:
         """A filter in the database's own form."""
@@ -85,6 +95,10 @@ class Qdrant(Host):
 
         self._names.add(collection)
         return QdrantBackend(self.client, collection)
+
+    def _drop(self, backend: Any, name: str) -> None:
+        with backend._connection.use() as client:
+            client.delete_collection(name)
 
     def at_least(self, key: str, number: float) -> Any:
         return _range(key, number)
@@ -113,6 +127,10 @@ class QdrantFolder(Host):
             backend.close()
         return QdrantBackend(self._folder, collection)
 
+    def _drop(self, backend: Any, name: str) -> None:
+        with backend._connection.use() as client:
+            client.delete_collection(name)
+
     def at_least(self, key: str, number: float) -> Any:
         return _range(key, number)
 
@@ -129,6 +147,10 @@ class Chroma(Host):
         from merger_plugins.chroma import ChromaBackend
 
         return ChromaBackend(self.location, collection)
+
+    def _drop(self, backend: Any, name: str) -> None:
+        with backend._connection.client() as client:
+            client.delete_collection(name)
 
     def at_least(self, key: str, number: float) -> Any:
         return {key: {"$gte": number}}
