@@ -205,7 +205,7 @@ class _Run:
                 continue
             merger = self._merger_of(stored, base)
             if merger is None and not self.order.anew:
-                given = f"{base!r} is {base.fingerprint}" if self.order.base else "none was passed in"
+                given = "none was passed in" if self.order.others else f"{base!r} is {base.fingerprint}"
                 raise FingerprintError(
                     f"{self.backend.collection!r} was back-filled with the merger {stored.fingerprint}, and "
                     f"{given}. Pass the merger it was made with, or anew=True (--anew) to make all merged "
@@ -225,7 +225,9 @@ class _Run:
             if known.fingerprint == edition.fingerprint:
                 return known
         settings = replace(self._hold.settings, fingerprint=edition.fingerprint, pieces=edition.pieces)
-        candidates = (base,) if self.order.base is not None else (base, *self.order.others)
+        candidates = [base, *self.order.others]
+        if self.order.others:  # a run that knew less of the embedding model may have made it
+            candidates.append(CalibratedMerger(dimension=self.vectors[edition.reading.vector].dimension))
         for candidate in candidates:
             merger = resolved(settings, candidate, self.backend)
             if merger.fingerprint == edition.fingerprint:

@@ -99,7 +99,8 @@ class Order:
 
     Attributes:
         wanted: how to read the collection.
-        base: the merger that was passed in; None for one that knows nothing of the embedding model.
+        base: the merger that was passed in, or goes with the embedder that was; None for one that knows
+            nothing of the embedding model.
         others: mergers that may have made what is there, where none was passed in.
         known: mergers that are at work already, so that their calibration need not be read.
         calibrate: whether to calibrate on the collection. None calibrates a `CalibratedMerger` that has no

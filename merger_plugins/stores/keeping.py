@@ -279,6 +279,6 @@ class Keeping(StoreBase):
         return Order(
             wanted,
             base=self._state.given if given else None,
-            others=() if given else (self._state.given,),
+            others=() if self._state.chosen else (self._state.given,),
             **more,
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from merger_plugins import CalibratedMerger, CalibrationStatistics, MeanMerger, load_merger
+from merger_plugins import CalibratedMerger, CalibrationStatistics, MeanMerger, load_embedder, load_merger
 from merger_plugins.errors import (
     FingerprintError,
     InputError,
@@ -320,6 +320,40 @@ class TestAgain:
         assert (again.fingerprint != first.fingerprint) == calibrate
         other = QdrantStore(local, "app").backfill(calibrate=not calibrate)
         assert bool(other.calibration_vectors) != calibrate
+
+    @pytest.mark.parametrize("first", ["none", "embedder"])
+    def test_a_store_with_the_embedder_and_one_without_go_on_with_what_the_other_made(self, local, first):
+        embedder = load_embedder()
+        texts = [f"The keeper of light number {i} wrote down the weather of day {i}." for i in range(24)]
+        params = models.VectorParams(size=embedder.dimension, distance=models.Distance.COSINE)
+        local.create_collection("app", vectors_config={"": params})
+
+        def write(name, own):
+            local.upsert(
+                "app",
+                [
+                    models.PointStruct(
+                        id=point_id(name, i),
+                        vector={"": vector.tolist()},
+                        payload={
+                            "page_content": text,
+                            "metadata": {"source": name, "start_index": 100 * i},
+                        },
+                    )
+                    for i, (text, vector) in enumerate(zip(own, embedder.embed_documents(own), strict=True))
+                ],
+            )
+
+        write("d0", texts)
+        stores = [QdrantStore(local, "app"), QdrantStore(local, "app", embedder=embedder)]
+        one, other = stores if first == "none" else stores[::-1]
+        made = one.backfill()
+        write("d1", texts[:3])
+        done = other.backfill()
+        assert (done.fingerprint, done.merged) == (made.fingerprint, 1)
+        for store in stores:
+            hits = store.search(embedder.embed_query(texts[1]), 2, "document")
+            assert sorted(hit.document_id for hit in hits) == ["d0", "d1"]
 
     def test_a_store_that_is_open_answers_from_what_took_over(self, local):
         create(local)
