@@ -114,7 +114,7 @@ def found(payload: Payload, path: str) -> Any:
                 value = json.loads(value)
             except ValueError:
                 return None
-        if type(value) is not dict:
+        if not isinstance(value, dict):
             return None
         value = value.get(key)
     return value
