@@ -25,13 +25,14 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from pydantic import PrivateAttr
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
+from merger_plugins import MeanMerger, SequenceMerger
 from merger_plugins._threads import in_thread
 from merger_plugins.chroma import ChromaStore
 from merger_plugins.qdrant import QdrantStore
 from merger_plugins.stores import MergedStore
 from tests.strategies import Array
 
-DIMENSION = 48
+DIMENSION = 256
 KINDS = ("simple", "qdrant", "chroma")
 QUESTION = "Which notes name the lamp or the honey?"
 
@@ -148,7 +149,7 @@ class App:
 
 
 def splitter() -> SentenceSplitter:
-    return SentenceSplitter(chunk_size=60, chunk_overlap=30, paragraph_separator="\n\n")
+    return SentenceSplitter(chunk_size=40, chunk_overlap=18, tokenizer=str.split)
 
 
 def app(kind: str, model: WordModel | None = None) -> App:
@@ -173,6 +174,11 @@ def app(kind: str, model: WordModel | None = None) -> App:
     )
     model.asked.clear()
     return App(kind, index, model, client, collection)
+
+
+def calibrated() -> SequenceMerger:
+    """Of the space of `WordModel`."""
+    return MeanMerger().calibrated([word_vector(f"word{number}") for number in range(200)])
 
 
 def ranking(nodes: list[NodeWithScore]) -> list[tuple[str, float]]:

@@ -1,0 +1,216 @@
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.llms import MockLLM
+from llama_index.core.memory import Memory
+from qdrant_client import AsyncQdrantClient
+
+from merger_plugins.chroma import ChromaStore
+from merger_plugins.errors import StoreError
+from merger_plugins.llama_index import RollingMemoryBlock
+from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
+from merger_plugins.stores.store import MergedStore
+from tests.llama_index.apps import PlainModel, WordModel, nothing_blocks
+
+LINES = [
+    ("user", "My sister Anna keeps bees behind the old mill."),
+    ("assistant", "How many hives does she have?"),
+    ("user", "Seven hives, and she sells the honey in June."),
+    ("assistant", "Honey in June sounds early."),
+    ("user", "The rent of my flat goes up in March."),
+    ("assistant", "Ask the landlord for a written notice."),
+    ("user", "I bought a lamp for the stairs."),
+    ("assistant", "Which glass does the lamp have?"),
+]
+
+
+def say(lines: list[tuple[str, str]] = LINES) -> list[ChatMessage]:
+    return [ChatMessage(role=role, content=text) for role, text in lines]
+
+
+def memory(block: RollingMemoryBlock, session: str = "monday", **settings: Any) -> Memory:
+    """Short-term memory of 30 words."""
+    limits = {"token_limit": 50, "chat_history_token_ratio": 0.6, "token_flush_size": 20, **settings}
+    return Memory.from_defaults(session_id=session, memory_blocks=[block], tokenizer_fn=str.split, **limits)
+
+
+def told(messages: list[ChatMessage]) -> str:
+    """What the block put into the system message."""
+    return next((message.content or "" for message in messages if message.role == "system"), "")
+
+
+@pytest.fixture(params=["qdrant", "chroma"])
+def store(request: pytest.FixtureRequest) -> Any:
+    made = QdrantStore if request.param == "qdrant" else ChromaStore
+    with made(":memory:", embedder=WordModel(), contextual=True) as opened:
+        yield opened
+
+
+async def test_what_left_the_short_term_memory_is_recalled_for_the_latest_message(store: MergedStore) -> None:
+    chat = memory(RollingMemoryBlock(store=store, similarity_top_k=2))
+    for message in say():
+        await chat.aput(message)
+    short = await chat.aget_all()
+    (conversation,) = store.documents()
+    assert conversation.id == "monday"
+    active = {message.content for message in await chat.aget() if message.role != "system"}
+    assert len(active) < len(LINES) == len(short)
+    kept = [text for _, text in LINES if text not in active]
+    assert conversation.chunks == len(kept) > 2
+    answer = told(await chat.aget(input="How many hives does Anna have?"))
+    assert "How many hives does she have?" in answer
+    assert "lamp" not in answer
+
+
+async def test_nothing_reaches_the_store_before_it_leaves_the_short_term_memory(store: MergedStore) -> None:
+    chat = memory(RollingMemoryBlock(store=store), token_limit=10_000)
+    await chat.aput_messages(say())
+    assert list(store.documents()) == []
+    assert told(await chat.aget(input="hives?")) == ""
+
+
+async def test_lines_are_in_reading_order_with_their_speakers(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store, similarity_top_k=8)
+    await block.aput(say(), session_id="monday")
+    got = await block.aget([ChatMessage(role="user", content="honey")], session_id="monday")
+    assert got.splitlines() == [f"{role}: {text}" for role, text in LINES]
+
+
+async def test_sessions_are_apart_unless_asked_for(store: MergedStore) -> None:
+    question = [ChatMessage(role="user", content="The honey that she sells in June is sold out?")]
+    await RollingMemoryBlock(store=store).aput(say(), session_id="monday")
+    alone = RollingMemoryBlock(store=store, similarity_top_k=2)
+    await alone.aput(say([("user", "The honey is sold out.")]), session_id="tuesday")
+    assert await alone.aget(question, session_id="tuesday") == "user: The honey is sold out."
+    across = RollingMemoryBlock(store=store, similarity_top_k=3, across_sessions=True)
+    both = await across.aget(question, session_id="tuesday")
+    assert "sold out" in both
+    assert "she sells the honey in June" in both
+    assert await alone.aget(question, session_id="wednesday") == ""
+
+
+async def test_episodes(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store, recall="episode", similarity_top_k=1)
+    await block.aput(say(LINES * 2), session_id="monday")
+    got = await block.aget([ChatMessage(role="user", content="rent")], session_id="monday")
+    assert len(got.splitlines()) in (6, 10)
+
+
+async def test_a_follow_up_is_merged_with_the_session(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store, similarity_top_k=1, history=4)
+    await block.aput(say(LINES[:4]), session_id="monday")
+    expected = store.recall(
+        store.merged_question("And when?", "monday", history=4).vector, 1, conversation_id="monday"
+    )
+    got = await block.aget([ChatMessage(role="user", content="And when?")], session_id="monday")
+    assert got == f"{expected[0].speaker}: {expected[0].text}"
+
+
+async def test_another_process_goes_on_where_this_one_stopped(tmp_path: Any) -> None:
+    question = [ChatMessage(role="user", content="honey in June")]
+    with QdrantStore(tmp_path / "memory", embedder=WordModel()) as first:
+        await RollingMemoryBlock(store=first).aput(say(LINES[:4]), session_id="monday")
+        before = await RollingMemoryBlock(store=first).aget(question, session_id="monday")
+    with QdrantStore(tmp_path / "memory", embedder=WordModel()) as second:
+        block = RollingMemoryBlock(store=second)
+        assert await block.aget(question, session_id="monday") == before
+        await block.aput(say(LINES[4:]), session_id="monday")
+        (conversation,) = second.documents()
+        assert conversation.chunks == len(LINES)
+        assert list(second.verify()) == []
+
+
+async def test_an_asynchronous_store() -> None:
+    async with AsyncQdrantStore(AsyncQdrantClient(":memory:"), embedder=WordModel()) as store:
+        block = RollingMemoryBlock(store=store, similarity_top_k=1)
+        await block.aput(say(), session_id="monday")
+        got = await block.aget([ChatMessage(role="user", content="rent of my flat")], session_id="monday")
+        assert got == "user: The rent of my flat goes up in March."
+
+
+async def test_nothing_blocks_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with QdrantStore(":memory:", embedder=PlainModel()) as store:
+        block = RollingMemoryBlock(store=store)
+        backend = type(store._backend)
+        watched = [
+            *((backend, name) for name in ("fetch", "nearest", "upsert", "swap") if hasattr(backend, name)),
+            (PlainModel, "_get_text_embedding"),
+            (PlainModel, "_get_query_embedding"),
+        ]
+        with nothing_blocks(monkeypatch, *watched) as seen:
+            await block.aput(say(), session_id="monday")
+            await block.aget(say(), session_id="monday")
+    assert seen["PlainModel._get_text_embedding"] == len(LINES)
+    assert seen["PlainModel._get_query_embedding"] == 1
+
+
+async def test_what_has_no_text_is_left_out(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store)
+    await block.aput(
+        [
+            ChatMessage(role="user", blocks=[ImageBlock(url="https://example.org/a.png")]),
+            ChatMessage(role="tool", content="42"),
+            ChatMessage(role="user", blocks=[TextBlock(text="first"), TextBlock(text="second")]),
+        ],
+        session_id="monday",
+    )
+    assert await block.aget(say([("user", "first")]), session_id="monday") == "user: first\nsecond"
+    assert await block.aget([], session_id="monday") == ""
+    assert await block.aget(session_id="monday") == ""
+    assert await block.aget([ChatMessage(role="assistant", content="first")], session_id="monday") == ""
+
+
+class Failing(WordModel):
+    broken: bool = False
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        if self.broken and "rent" in text:
+            raise ConnectionError("the model went away")
+        return super()._get_text_embedding(text)
+
+
+async def test_what_could_not_be_stored_is_stored_before_the_next(store: MergedStore) -> None:
+    model = Failing(broken=True)
+    block = RollingMemoryBlock(store=QdrantStore(":memory:", embedder=model))
+    with pytest.raises(StoreError, match=r"4 messages could not be stored.*went away"):
+        await block.aput(say(), session_id="monday")
+    model.broken = False
+    await block.aput(say([("user", "One more.")]), session_id="monday")
+    everything = await block.model_copy(update={"similarity_top_k": 20}).aget(
+        say([("user", "honey")]), session_id="monday"
+    )
+    assert everything.splitlines() == [f"{role}: {text}" for role, text in [*LINES, ("user", "One more.")]]
+
+
+def test_a_block_needs_a_store() -> None:
+    with pytest.raises(ValueError, match="QdrantStore, ChromaStore"):
+        RollingMemoryBlock(store=object())
+
+
+async def test_truncating_drops_the_oldest_lines(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store)
+    content = "one two three\nfour five\nsix"
+    assert await block.atruncate(content, 2) == "four five\nsix"
+    assert await block.atruncate(content, 4) == "six"
+    assert await block.atruncate(content, 100) is None
+
+
+async def test_in_a_chat_engine(store: MergedStore) -> None:
+    chat = memory(RollingMemoryBlock(store=store, similarity_top_k=2))
+    engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=chat)
+    for _, text in LINES:
+        await engine.achat(text)
+    answer = await engine.achat("What do you know of the honey of my sister Anna?")
+    assert "Anna keeps bees" in str(answer), "the stand-in model repeats its prompt"
+    assert sum(one.chunks for one in store.documents()) > 4
+
+
+def test_it_can_be_written_down_and_told_its_store_again(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store, similarity_top_k=7, history=2)
+    data = block.model_dump(mode="json")
+    with pytest.raises(ValueError, match="store was a"):
+        RollingMemoryBlock.model_validate(data)
+    again = RollingMemoryBlock.model_validate({**data, "store": store})
+    assert again.model_dump(mode="json") == data
