@@ -13,11 +13,10 @@ from merger_plugins.cli.conversations import append_turn, stored_turns
 from merger_plugins.cli.output import Output, running
 from merger_plugins.cli.readers import Turn, parse_turns
 from merger_plugins.cli.search import show
-from merger_plugins.cli.stores import only, opened
+from merger_plugins.cli.stores import opened
 from merger_plugins.errors import EmptyInputError
 
 if TYPE_CHECKING:
-    from merger_plugins.stores.search import Hit, SearchLevel
     from merger_plugins.stores.store import MergedStore
 
 Turns = Annotated[
@@ -59,7 +58,7 @@ def command(
                         f"There is no conversation {conversation!r} in {store}. Append turns to it first; "
                         "merger-plugins inspect lists what is there."
                     )
-                hits = _recalled(opened_store, conversation, recall, k)
+                hits = opened_store.recall(recall, k, conversation_id=conversation)
                 output.document.update(question=recall, hits=[asdict(hit) for hit in hits])
                 show(hits, output)
 
@@ -79,9 +78,3 @@ def _append(store: MergedStore, conversation: str, turns: list[Turn], before: in
             output.document["appended"] += 1
             advance(1)
     output.print(f"{len(turns)} turns appended to {conversation}, which has {before + len(turns)} now.")
-
-
-def _recalled(store: MergedStore, conversation: str, question: str, k: int) -> list[Hit]:
-    """By contextual turn vectors, which know what a turn answers to, where the store has them."""
-    level: SearchLevel = "contextual" if store.inspect().contextual else "chunk"
-    return store.search(question, k, level, filter=only(store, conversation))

@@ -6,26 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from merger_plugins.cli.readers import Conversation, Turn
-from merger_plugins.cli.stores import only
 
 if TYPE_CHECKING:
+    from merger_plugins.stores.contents import StoredChunk
     from merger_plugins.stores.documents import Ingested
-    from merger_plugins.stores.search import Hit
     from merger_plugins.stores.store import MergedStore
 
 
 def stored_turns(store: MergedStore, conversation_id: str) -> list[Turn]:
     """The turns of a conversation in their order; none where there is no such conversation."""
-    dimension = store.inspect().dimension
-    chunks = {document.id: document.chunks for document in store.documents()}.get(conversation_id)
-    if chunks is None or dimension is None:
-        return []
-    # Any direction will do, as all are asked for; those after the last are what an interrupted call left.
-    hits = store.search([1.0] * dimension, chunks + 1, "chunk", filter=only(store, conversation_id))
-    ordered = sorted(
-        (hit.position, hit) for hit in hits if hit.position is not None and hit.position < chunks
-    )
-    return _turns([hit for _, hit in ordered])
+    return _turns(store.contents(conversation_id))
 
 
 def append_turn(store: MergedStore, conversation_id: str, turn: Turn) -> Ingested:
@@ -74,13 +64,12 @@ def _comparable(turn: Turn) -> tuple[str | None, str | None, list[str]]:
     return turn.turn_id, turn.speaker, turn.text.split()
 
 
-def _turns(hits: Sequence[Hit]) -> list[Turn]:
+def _turns(chunks: Sequence[StoredChunk]) -> list[Turn]:
     """Turns from their chunks; a long turn has several, with the same id."""
     turns: list[Turn] = []
-    for hit in hits:
-        turn_id, text = hit.metadata.get("turn_id"), hit.text or ""
+    for chunk in chunks:
+        turn_id, text = chunk.metadata.get("turn_id"), chunk.text or ""
         if turns and turn_id is not None and turns[-1].turn_id == turn_id:
             text = f"{turns.pop().text} {text}"
-        time = None if hit.time is None else str(hit.time)
-        turns.append(Turn(text, turn_id, hit.speaker, hit.metadata.get("session"), time))
+        turns.append(Turn(text, turn_id, chunk.speaker, chunk.metadata.get("session"), chunk.time))
     return turns

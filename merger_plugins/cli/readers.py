@@ -49,7 +49,7 @@ class Turn:
     turn_id: str | None = None
     speaker: str | None = None
     session: str | None = None
-    time: str | None = None
+    time: float | str | None = None
 
     @property
     def spoken(self) -> str:
@@ -356,12 +356,14 @@ def _turn(line: str, place: str) -> Turn:
         value = row.get(name, row.get(alias))
         return None if value is None else str(value)
 
+    time = row.get("time", row.get("timestamp"))
+    numeric = isinstance(time, int | float) and not isinstance(time, bool) and abs(time) < 1e15
     return Turn(
         text.strip(),
         field("turn_id", "id"),
         field("speaker", "role"),
         field("session", "session_id"),
-        field("time", "timestamp"),
+        time if numeric else field("time", "timestamp"),
     )
 
 

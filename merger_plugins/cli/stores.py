@@ -75,16 +75,6 @@ def connected(
 _REMEDY = "Run: merger-plugins ingest PATHS, or name another with --store and --collection."
 
 
-def only(store: MergedStore, document_id: str) -> Any:
-    """A filter of this store's database for one document or conversation."""
-    if type(store).__module__.startswith("merger_plugins.chroma"):  # the other need not be installed
-        return {"merger:document_id": {"$eq": document_id}}
-    from qdrant_client import models
-
-    match = models.MatchValue(value=document_id)
-    return models.Filter(must=[models.FieldCondition(key="document_id", match=match)])
-
-
 def _store(client: Any, location: str, collection: str, **options: Any) -> MergedStore:
     if location.startswith(CHROMA):
         from merger_plugins.chroma import ChromaStore

@@ -11,15 +11,18 @@ import numpy as np
 from merger_plugins.errors import InputError
 from merger_plugins.stores.backend import Payload, Point
 
+_MOST_SECONDS = 1e11
+
 
 def seconds(time: object) -> float | None:
     """A turn's time in seconds since 1970; None where it has none that can be compared.
 
     Args:
-        time: as a payload has it: seconds, or an ISO 8601 date and time, taken as UTC where it does not say.
+        time: as a payload has it: seconds; milliseconds, beyond 10^11; or an ISO 8601 date and time, taken as
+            UTC where it does not say.
     """
     if isinstance(time, int | float) and not isinstance(time, bool):
-        return float(time)
+        return float(time) / (1000 if abs(time) > _MOST_SECONDS else 1)
     if not isinstance(time, str):
         return None
     try:

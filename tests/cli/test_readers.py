@@ -213,7 +213,7 @@ class TestChats:
             "c.jsonl",
             (
                 Turn("Hello.", "a", "Ann", "s1", "2026-01-01T10:00:00Z"),
-                Turn("Hi.", "2", "user", None, "17"),
+                Turn("Hi.", "2", "user", None, 17),
             ),
         )
 

@@ -171,6 +171,7 @@ def test_times():
     assert seconds("1970-01-01T01:00:00+01:00") == 0
     assert seconds("1970-01-02") == 86400
     assert seconds(5) == 5.0
+    assert seconds(1_777_896_000_123) == 1_777_896_000.123
     assert seconds("soon") is seconds(None) is seconds(True) is None
 
 
