@@ -89,6 +89,22 @@ SELF_CONTAINED_ROWS = (
     ("trained gate, both searched", "**`queries`**"),
     ("trained gate, both searched, away from what was shown", "**away**"),
 )
+CHAT = {
+    "convqa_trec_cast": "TREC CAsT",
+    "convqa_mtragun": "MTRAG-UN",
+    "topicalchat_train": "Topical-Chat",
+}
+CHAT_ROWS = (
+    ("raw", "raw turns"),
+    ("calibrated", "calibrated turns"),
+    ("in context, neighbours alone", "in context, neighbours alone"),
+    ("in context, root of the conversation", "in context, root of the whole conversation"),
+    (
+        "in context, root of the sitting: what the hook stores",
+        "**in context, root of the sitting: what the hook stores**",
+    ),
+    ("the same without times", "the same where turns have no times"),
+)
 GAINS = "gain by calibrating on a subset"
 
 
@@ -166,6 +182,28 @@ def self_contained_rows(figures: dict[str, Any]) -> str:
     )
 
 
+def chat_rows(figures: dict[str, Any]) -> str:
+    def cells(name: str, row: str) -> str:
+        return " / ".join(
+            f"{figures[name][scope][row]['recall@10']:.3f}"
+            for scope in ("among all chats", "in the chat alone")
+        )
+
+    def gain(name: str) -> str:
+        against = "minus the root of the conversation"
+        found = (
+            figures[name][scope][CHAT_ROWS[-2][0]][against]
+            for scope in ("among all chats", "in the chat alone")
+        )
+        return " / ".join(f"{one['gain']:+.3f} ± {one['standard error']:.3f}" for one in found)
+
+    return table(
+        ("what is stored", *CHAT.values()),
+        *((what, *(cells(name, row) for name in CHAT)) for row, what in CHAT_ROWS),
+        ("root of the sitting, minus that of the conversation", *(gain(name) for name in CHAT)),
+    )
+
+
 def tables() -> dict[str, str]:
     sets = load("retrieval")["figures"]
     covid, xquad = (sets[name]["ndcg@10"] for name in ("covidqa", "xquad_en"))
@@ -213,6 +251,7 @@ def tables() -> dict[str, str]:
         "loose-subsets": loose_subsets(loose),
         "follow-up": follow_up_rows(conversation["follow-up questions"]),
         "self-contained": self_contained_rows(conversation["self-contained questions"]),
+        "chat": chat_rows(load("chat")["figures"]),
         "speed": table(
             ("ratio", "measured"),
             *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items()),

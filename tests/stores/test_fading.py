@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger, fading_masses
+from merger_plugins.chroma import ChromaStore
 from merger_plugins.errors import InputError, StoreUnavailableError
+from merger_plugins.qdrant import QdrantStore
 from merger_plugins.stores import MergedStore
 from tests.stores.support import (
     DIMENSION,
@@ -89,6 +91,28 @@ def test_a_root_fades_with_time(client):
             expected = faded_by_hand(merger, turns[: place + 1], times, 7 * 86400)
             np.testing.assert_allclose(root_of(client).vector, expected, atol=1e-5)
     assert not list(store.verify())
+
+
+@pytest.mark.parametrize("kind", [QdrantStore, ChromaStore])
+def test_a_root_fades_in_every_database_and_after_reopening(kind, tmp_path):
+    merger, half_life = informed(NarrowCalibrated), timedelta(hours=2)
+    turns = [(vector, 1.0 + place % 3) for place, vector in enumerate(chunk_vectors(9, 40, DIMENSION))]
+    times = [1800.0 * place for place in range(40)]
+    options = {"merger": merger, "contextual": True}
+    with kind(tmp_path / "store", **options, half_life=half_life) as store:
+        for (vector, mass), time in zip(turns[:25], times, strict=False):
+            store.append("chat", vector, mass=mass, time=time)
+    with kind(tmp_path / "store", **options) as store:
+        for (vector, mass), time in zip(turns[25:], times[25:], strict=True):
+            store.append("chat", vector, mass=mass, time=time)
+        store.remove("chat", 12)
+        turns[12] = None
+        assert not list(store.verify())
+        store.calibrate()
+        assert not list(store.verify())
+        (root,) = store._backend.fetch("merged", [store._state.ids.root("chat")], vectors=True).values()
+        expected = faded_by_hand(store.merger, turns, times, half_life.total_seconds())
+        np.testing.assert_allclose(root.vector, expected, atol=1e-5)
 
 
 def test_a_turn_without_a_time_cannot_fade_with_it(client):
