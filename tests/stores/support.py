@@ -82,12 +82,10 @@ class CountingBackend(QdrantBackend):
         self.reads, self.written, self.requests = Counter(), Counter(), 0
 
 
-class FailingBackend(QdrantBackend):
+class Failing(Backend):
     """Goes away after a number of changes: each point written or deleted counts, as in a crash."""
 
-    def __init__(self, client: QdrantClient, collection: str = "documents") -> None:
-        super().__init__(client, collection)
-        self.changes_left: int | None = None
+    changes_left: int | None
 
     def _spend(self) -> None:
         if self.changes_left is not None:
@@ -118,6 +116,14 @@ class FailingBackend(QdrantBackend):
     def delete_document(self, shelf: Shelf, document_id: str, *, below: int | None = None) -> None:
         self._spend()
         super().delete_document(shelf, document_id, below=below)
+
+
+class FailingBackend(Failing, QdrantBackend):
+    """`Failing` over Qdrant."""
+
+    def __init__(self, client: QdrantClient, collection: str = "documents") -> None:
+        super().__init__(client, collection)
+        self.changes_left = None
 
 
 def unit(vectors: Array) -> Array:
