@@ -8,16 +8,19 @@ import os
 import random
 import threading
 import time
+from uuid import uuid4
 
+import chromadb
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger
+from merger_plugins.chroma import ChromaBackend
 from merger_plugins.errors import ConflictError, InputError, StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
 from merger_plugins.stores import MergedStore, commits, ingestion
-from merger_plugins.stores.backend import Where
+from merger_plugins.stores.backend import Backend, Where
 from tests.stores.support import DIMENSION, assert_document, informed, stored, unit
 from tests.strategies import NarrowCalibrated, NarrowMean, chunk_vectors
 
@@ -26,7 +29,7 @@ WRITERS = 16
 APPENDS = 2_000 if os.environ.get("RACE_RUNS") == "full" else 400
 
 
-class SharedBackend(QdrantBackend):
+class Shared(Backend):
     """What only this process can write, taken for what any process can; now and then a request is late."""
 
     exclusive = queued = False
@@ -54,6 +57,14 @@ class SharedBackend(QdrantBackend):
     def delete(self, *args, **options):
         self._late()
         super().delete(*args, **options)
+
+
+class SharedBackend(Shared, QdrantBackend):
+    """In Qdrant."""
+
+
+class SharedChroma(Shared, ChromaBackend):
+    """In Chroma, whose swap waits for the other writers of this process."""
 
 
 @pytest.fixture
@@ -107,17 +118,64 @@ def test_many_writers_append_to_the_same_conversations(client, conversations, co
             store.append(name, vectors[number, turn], speaker=str(number), text=str(turn), mass=1 + turn % 5)
 
     together([lambda number=number: writer(number) for number in range(WRITERS)])
-    store = MergedStore(QdrantBackend(client, "documents"), merger=merger)
-    assert not list(store.verify())
+    assert_said(QdrantBackend(client, "documents"), merger, said, vectors)
+
+
+@pytest.mark.parametrize("place", ["edge", "chroma-memory", "chroma-folder", "chroma-shared"])
+def test_many_writers_in_other_places(tmp_path, place):
+    """On the engine of Qdrant's server; in Chroma as threads of one process, and as if of several."""
+    database = None
+    if place == "edge":
+        database = pytest.importorskip("tests.stores.edge").EdgeClient(tmp_path)
+    elif place != "chroma-folder":
+        name = f"test-{uuid4().hex}"
+        chromadb.AdminClient(chromadb.Settings(is_persistent=False)).create_database(name)
+        database = chromadb.EphemeralClient(database=name)
+
+    def opened(seed):
+        if place == "edge":
+            return SharedBackend(database, seed=seed)
+        if place == "chroma-shared":
+            return SharedChroma(database, seed=seed)
+        return ChromaBackend(tmp_path / "db" if database is None else database, "documents")
+
+    merger = informed(NarrowCalibrated)
+    each = (APPENDS if os.environ.get("RACE_RUNS") == "full" else APPENDS // 4) // WRITERS
+    vectors = chunk_vectors(1, WRITERS * each, DIMENSION).reshape(WRITERS, each, DIMENSION)
+    said = {}
+
+    def writer(number):
+        with MergedStore(opened(number), merger=merger) as store:
+            choose = random.Random(number)
+            for turn in range(each):
+                name = f"c{choose.randrange(20 if each > 20 else 4)}"
+                said.setdefault(name, []).append((number, turn))
+                text, mass = str(turn), 1 + turn % 5
+                store.append(name, vectors[number, turn], speaker=str(number), text=text, mass=mass)
+
+    together([lambda number=number: writer(number) for number in range(WRITERS)])
+    backend = opened(0)
+    assert_said(backend, merger, said, vectors)
+    backend.close()
+    if database is not None:
+        database.close()
+
+
+def assert_said(backend, merger, said, vectors):
+    """Every turn is there once, in the order of each writer, and the roots are those of a rebuild."""
+    assert not list(MergedStore(backend, merger=merger).verify())
+    chunks = stored(backend, "", "chunks").values()
+    assert len(chunks) == sum(map(len, said.values()))
     for name, expected in said.items():
-        points = turns(client, name)
+        points = [point for point in chunks if point.payload["document_id"] == name]
+        points.sort(key=lambda point: point.payload["position"])
         found = [(int(p.payload["speaker"]), int(p.payload["page_content"])) for p in points]
         assert sorted(found) == sorted(expected)
         for number in range(WRITERS):
             own = [turn for writer, turn in found if writer == number]
             assert own == sorted(own)
         order = np.stack([vectors[number, turn] for number, turn in found])
-        assert_document(client, merger, name, order, [1 + turn % 5 for _, turn in found])
+        assert_document(backend, merger, name, order, [1 + turn % 5 for _, turn in found])
 
 
 def test_the_same_turn_from_many_writers_is_stored_once(client):
