@@ -1,0 +1,69 @@
+"""Chat memory over weeks of sittings, in LlamaIndex's `Memory`.
+
+A chat of eight sittings, in each of which the short-term memory holds a few messages; those that leave it go
+to a `RollingMemoryBlock`, that is, to a Qdrant folder, where every sitting is a conversation with a rolling
+vector. Every sitting opens the folder anew. Then a new sitting asks about the others, with turns compared as
+they are and in their context. Needs merger-plugins[cpu,llama-index,qdrant]; runs offline, within a minute.
+"""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.memory import Memory
+
+import merger_plugins
+from merger_plugins.llama_index import RollingMemoryBlock
+from merger_plugins.qdrant import QdrantStore
+
+CORPUS = Path(merger_plugins.__file__).parent / "demo" / "corpus"
+
+
+def memory(store: QdrantStore, session: str) -> Memory:
+    block = RollingMemoryBlock(store=store, similarity_top_k=6, across_sessions=True)
+    return Memory.from_defaults(
+        session_id=session, memory_blocks=[block], token_limit=100, token_flush_size=20
+    )
+
+
+async def main() -> None:
+    lines = (CORPUS / "chat.jsonl").read_text(encoding="utf-8").splitlines()
+    turns = [json.loads(line) for line in lines]
+    told = {turn["turn_id"]: turn["text"] for turn in turns}
+    asked = json.loads((CORPUS / "questions.json").read_text(encoding="utf-8"))["chat"]
+    sittings = list(dict.fromkeys(turn["session"] for turn in turns))
+
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, contextual in (("as they are", False), ("in context", True)):
+            place = Path(folder) / kind
+            for sitting in sittings:
+                with QdrantStore(place, contextual=contextual) as store:
+                    chat = memory(store, sitting)
+                    for turn in turns:
+                        if turn["session"] == sitting:
+                            role = "assistant" if turn["speaker"] == "Assistant" else "user"
+                            await chat.aput(ChatMessage(role=role, content=turn["text"]))
+
+            with QdrantStore(place) as store:
+                stored = {one.id: one.chunks for one in store.documents()}
+                store.calibrate()
+                chat = memory(store, "a new sitting")
+                recalled = [await chat.aget(input=question["question"]) for question in asked]
+            texts = [messages[0].content or "" if messages else "" for messages in recalled]
+            found = sum(
+                told[question["turn_id"]] in text for question, text in zip(asked, texts, strict=True)
+            )
+            if not contextual:
+                print(
+                    f"{sum(stored.values())} of {len(turns)} turns in {len(stored)} sittings left the "
+                    "short-term memory; 6 of them are recalled for a question.\n"
+                )
+            print(f"turns {kind}: the one that answers is recalled for {found} of {len(asked)} questions")
+
+    print(f"\n{asked[0]['question']}\n{texts[0].strip()}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
