@@ -2,7 +2,7 @@
 
 One line changes, and the documents are indexed anew: `MergerEmbeddings` embeds the chunks of a long text and
 merges them, calibrated on the collection's own texts. Questions are embedded as before. Needs
-langchain-chroma and merger-plugins[cpu,langchain,chroma]; runs offline, in a temporary folder, within a minute.
+langchain-chroma and merger-plugins[cpu,langchain,chroma]; runs offline, in a temporary folder.
 """
 
 import json
