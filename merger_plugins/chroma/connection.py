@@ -149,9 +149,10 @@ class Connection:
         Raises:
             StoreError: somebody else has the database open.
         """
-        if self._folder is not None and self._own and self._client is None and not self._closed:
+        if self._folder is not None and self._own and not self._closed:
             with _opening, self._held_folder() as folder:
-                set_aside(torn(folder))
+                if not _is_running(folder):
+                    set_aside(torn(folder))
         with self.client() as client, _opening:
             if not (found := damaged(client)):
                 return
@@ -159,7 +160,7 @@ class Connection:
             if alone:
                 self._client = None
                 cast(Any, client).close()
-                alone = str(self._folder) not in SharedSystemClient._identifier_to_system
+                alone = self._folder is not None and not _is_running(self._folder)
             if not alone:
                 raise StoreError(
                     f"A vector index of Chroma in {self.place} is damaged, and only a store that is alone in "
@@ -191,7 +192,7 @@ class Connection:
         if self._folder is None:
             return self._connected()
         with self._held_folder() as folder:
-            if self._own and str(folder) not in SharedSystemClient._identifier_to_system and torn(folder):
+            if self._own and not _is_running(folder) and torn(folder):
                 raise _damaged(self.place, "its files do not fit together")
             return self._connected()
 
@@ -224,6 +225,11 @@ class Connection:
         self._database = f"merger-{uuid4().hex}"
         _admin().create_database(self._database)
         return chromadb.EphemeralClient(database=self._database)
+
+
+def _is_running(folder: Path) -> bool:
+    """Whether this process has Chroma at work in a folder."""
+    return str(folder) in SharedSystemClient._identifier_to_system
 
 
 def _persistent(folder: str) -> ClientAPI:

@@ -20,7 +20,6 @@ from chromadb import Collection
 
 _UNREADABLE = ("hnsw segment", "hnsw index", "pickle file")
 _LOST = ("error finding id", "error getting embedding")
-_EMBEDDINGS = "embeddings"
 ASIDE = ".damaged"
 """What the name of a folder with an unreadable index ends in."""
 
