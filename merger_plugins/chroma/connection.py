@@ -261,7 +261,7 @@ def _translated(error: Exception, place: str) -> StoreError:
             f"Chroma at {place} refused access ({text}). Pass a chromadb.HttpClient with its headers."
         )
     if (
-        isinstance(error, httpx.TransportError)
+        any(isinstance(each, httpx.TransportError) for each in (error, error.__context__))
         or _status(error) in (502, 503, 504)
         or any(sign in said for sign in _UNREACHABLE)
     ):
