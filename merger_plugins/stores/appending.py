@@ -103,7 +103,7 @@ def _change(
     metadata = shared(root, [piece.payload for piece in pieces])
     added = chunk_points(desk, Prepared(document_id, metadata, pieces), rows, [None] * len(rows), places)
     conversation = conversation if root is None else is_conversation(root)
-    if conversation and desk.contextual:
+    if conversation:
         added = seated(added, None if root is None else Last.of(root.payload), desk.pause)
     return Change(
         content_hash((point.payload for point in added), root.payload["content"] if root else ""),

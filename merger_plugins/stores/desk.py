@@ -37,7 +37,7 @@ class Desk:
         embed: texts -> (n, d) chunk vectors.
         prepare: makes what is missing of the collections, for this dimension.
         pause: seconds between two turns after which a sitting begins.
-        half_life: at which the masses of turns fade in the root of a new conversation; None for no fading.
+        fading: tells the half-life of new conversations, once `prepare` was called.
     """
 
     backend: Backend
@@ -48,7 +48,12 @@ class Desk:
     embed: Callable[[Sequence[str]], Matrix]
     prepare: Callable[[int], None]
     pause: float = PAUSE
-    half_life: HalfLife | None = None
+    fading: Callable[[], HalfLife | None] = lambda: None
+
+    @property
+    def half_life(self) -> HalfLife | None:
+        """At which the masses of turns fade in the root of a new conversation; None for no fading."""
+        return self.fading()
 
     def lookup(self, point_ids: Sequence[str], *, any_merger: bool = False) -> dict[str, Point]:
         """Roots and claims by id, with their vectors, the store's settings checked on the way.

@@ -62,7 +62,7 @@ def edit(desk: Desk, document_id: str, position: int, make: Callable[[Payload], 
                 row = made[piece.embed] if piece.embed is not None else piece.vector
                 assert row is not None
                 (new,) = chunk_points(desk, Prepared(document_id, {}, [piece]), [row], [None], position)
-                if desk.contextual and is_conversation(root):
+                if is_conversation(root):
                     sitting = _sitting(desk, root, position) if old is None else sitting_of(old)
                     new = replace(new, payload={**new.payload, SITTING: sitting})
             change = _change(root, position, new)

@@ -44,7 +44,7 @@ class Head:
         metadata: what all its chunks share.
         writing: whether its chunk points are being replaced, or that was interrupted.
         gaps: its empty places.
-        last: of a conversation in context, what the next turn's sitting depends on.
+        last: of a conversation, what the next turn's sitting depends on.
         half_life: at which the masses of a conversation's turns fade in its root; None where they do not.
     """
 

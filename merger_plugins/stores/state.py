@@ -287,7 +287,7 @@ class StoreState:
             embed=self._embed,
             prepare=self._prepare,
             pause=self._pause,
-            half_life=self._half_life if held.settings is None else HalfLife.of(held.settings.half_life),
+            fading=lambda: HalfLife.of(self.settings.half_life) if self.settings else self._half_life,
         )
 
     def take_over(self, merger: SequenceMerger, statistics: CalibrationStatistics | None = None) -> None:

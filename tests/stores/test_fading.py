@@ -175,6 +175,21 @@ def test_whatever_happens_a_root_is_that_of_a_rebuild(seed):
     store.close()
 
 
+def test_a_conversation_that_lost_its_root_fades_again(client):
+    backend = CountingBackend(client)
+    store = MergedStore(backend, merger=MeanMerger(), half_life=3)
+    vectors = chunk_vectors(1, 14, DIMENSION)
+    for vector in vectors:
+        store.append("chat", vector)
+    store.ingest("text", vectors=vectors)
+    text = root_of(client, "text").vector
+    backend.delete("merged", [root_of(client).id, root_of(client, "text").id])
+    assert store.repair() == []
+    expected = faded_by_hand(MeanMerger(), [(vector, 1.0) for vector in vectors], range(14), 3)
+    np.testing.assert_allclose(root_of(client).vector, expected, atol=1e-5)
+    np.testing.assert_allclose(root_of(client, "text").vector, text, atol=1e-5)
+
+
 def test_sections_and_documents_do_not_fade(client):
     merger = informed()
     store = MergedStore(CountingBackend(client), merger=merger, half_life=2)
@@ -215,6 +230,22 @@ def test_the_half_life_belongs_to_the_store(client):
     for other in (4, timedelta(seconds=3)):
         with pytest.raises(InputError, match="half-life of 3 turns"):
             MergedStore(CountingBackend(client), merger=MeanMerger(), half_life=other).inspect()
+
+
+def test_who_made_the_store_decides_for_a_writer_that_began_before(client):
+    class Slow(CountingBackend):
+        """Another writer makes the store while this one's first turn is on its way."""
+
+        def create(self, dimension, *, contextual):
+            MergedStore(CountingBackend(client), merger=MeanMerger(), half_life=3).append("other", vectors[0])
+            super().create(dimension, contextual=contextual)
+
+    vectors = chunk_vectors(1, 14, DIMENSION)
+    late = MergedStore(Slow(client), merger=MeanMerger())
+    for vector in vectors:
+        late.append("chat", vector)
+    expected = faded_by_hand(MeanMerger(), [(vector, 1.0) for vector in vectors], range(14), 3)
+    np.testing.assert_allclose(root_of(client).vector, expected, atol=1e-5)
 
 
 def test_a_store_without_fading_refuses_one(client):
