@@ -18,7 +18,7 @@ require("qdrant_client", extra="qdrant", purpose="merger_plugins.qdrant", packag
 from qdrant_client import AsyncQdrantClient, QdrantClient  # noqa: E402 - after the check that it is there
 
 from merger_plugins.qdrant.backend import QdrantBackend  # noqa: E402
-from merger_plugins.qdrant.connection import Location, is_url, place_of  # noqa: E402
+from merger_plugins.qdrant.connection import TIMEOUT, Location, is_url, place_of  # noqa: E402
 
 __all__ = ["AsyncQdrantStore", "QdrantBackend", "QdrantStore"]
 
@@ -100,7 +100,7 @@ class AsyncQdrantStore(AsyncMergedStore):
             bridge = Bridge(lambda: location, place=place_of(location), given=True)
         elif is_url(location):
             url = os.fspath(location)
-            bridge = Bridge(lambda: AsyncQdrantClient(url=url), place=url, given=False)
+            bridge = Bridge(lambda: AsyncQdrantClient(url=url, timeout=TIMEOUT), place=url, given=False)
         store = QdrantStore(
             client if bridge is None else cast(QdrantClient, bridge),
             collection,

@@ -20,6 +20,9 @@ from merger_plugins.stores.asynchronous import Bridge
 Location = str | os.PathLike[str] | QdrantClient
 """A folder, ``":memory:"``, the URL of a server, or a client."""
 
+TIMEOUT = 60
+"""Seconds without an answer after which a request to a server fails."""
+
 _URLS = ("http://", "https://")
 _LOCKS: WeakKeyDictionary[QdrantClient, Any] = WeakKeyDictionary()
 """Of embedded clients, whose calls must not overlap."""
@@ -122,7 +125,7 @@ def _connect(location: Location) -> QdrantClient:
     if name == ":memory:":
         return QdrantClient(name)
     if is_url(name):
-        return QdrantClient(url=name)
+        return QdrantClient(url=name, timeout=TIMEOUT)
     return QdrantClient(path=str(Path(name)))
 
 
