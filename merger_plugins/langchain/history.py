@@ -121,8 +121,14 @@ class MergerChatHistory(BaseChatMessageHistory):
 
 
 def _text_of(message: BaseMessage) -> str:
-    text: Any = message.text  # a method up to langchain-core 0.3
-    return (text if isinstance(text, str) else str(text())).strip()
+    """The text of a message, its blocks joined; other kinds of content have none."""
+    if isinstance(message.content, str):
+        return message.content.strip()
+    parts = [
+        part if isinstance(part, str) else part.get("text", "") if part.get("type") == "text" else ""
+        for part in message.content
+    ]
+    return "".join(parts).strip()
 
 
 def _messages(turns: Sequence[Any]) -> list[BaseMessage]:

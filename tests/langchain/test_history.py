@@ -42,6 +42,14 @@ def test_messages_come_back_as_they_were(hook):
     assert str(history).startswith("System: You are a guide.\nHuman: When was the lighthouse lit?")
 
 
+def test_content_in_blocks(hook):
+    blocks = [{"type": "text", "text": "What is "}, "this?", {"type": "image_url", "image_url": {"url": "x"}}]
+    history = MergerChatHistory(hook, "ann")
+    history.add_messages([HumanMessage(content=blocks)])
+    assert history.messages[0].content == blocks
+    assert [turn.text for turn in hook.contents("ann")] == ["What is this?"]
+
+
 def test_a_repeated_call_stores_nothing_twice(hook):
     history = MergerChatHistory(hook, "ann")
     talk = [HumanMessage("Hello."), AIMessage("Hi.")]
