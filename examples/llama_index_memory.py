@@ -2,8 +2,8 @@
 
 A chat of eight sittings, in each of which the short-term memory holds a few messages; those that leave it go
 to a `RollingMemoryBlock`, that is, to a Qdrant folder, where every sitting is a conversation with a rolling
-vector. Every sitting opens the folder anew. Then a new sitting asks about the others, with turns compared as
-they are and in their context. Needs merger-plugins[cpu,llama-index,qdrant]; runs offline, within a minute.
+vector. Every sitting opens the folder anew. Then a new sitting asks about the others.
+Needs merger-plugins[cpu,llama-index,qdrant]; runs offline, within a minute.
 """
 
 import asyncio
@@ -21,8 +21,11 @@ from merger_plugins.qdrant import QdrantStore
 CORPUS = Path(merger_plugins.__file__).parent / "demo" / "corpus"
 
 
+RECALLED = 6
+
+
 def memory(store: QdrantStore, session: str) -> Memory:
-    block = RollingMemoryBlock(store=store, similarity_top_k=6, across_sessions=True)
+    block = RollingMemoryBlock(store=store, similarity_top_k=RECALLED, across_sessions=True)
     return Memory.from_defaults(
         session_id=session, memory_blocks=[block], token_limit=100, token_flush_size=20
     )
@@ -36,33 +39,31 @@ async def main() -> None:
     sittings = list(dict.fromkeys(turn["session"] for turn in turns))
 
     with tempfile.TemporaryDirectory() as folder:
-        for kind, contextual in (("as they are", False), ("in context", True)):
-            place = Path(folder) / kind
-            for sitting in sittings:
-                with QdrantStore(place, contextual=contextual) as store:
-                    chat = memory(store, sitting)
-                    for turn in turns:
-                        if turn["session"] == sitting:
-                            role = "assistant" if turn["speaker"] == "Assistant" else "user"
-                            await chat.aput(ChatMessage(role=role, content=turn["text"]))
+        for sitting in sittings:
+            with QdrantStore(folder, contextual=True) as store:
+                chat = memory(store, sitting)
+                for turn in turns:
+                    if turn["session"] == sitting:
+                        role = "assistant" if turn["speaker"] == "Assistant" else "user"
+                        await chat.aput(ChatMessage(role=role, content=turn["text"]))
 
-            with QdrantStore(place) as store:
-                stored = {one.id: one.chunks for one in store.documents()}
-                store.calibrate()
-                chat = memory(store, "a new sitting")
-                recalled = [await chat.aget(input=question["question"]) for question in asked]
-            texts = [messages[0].content or "" if messages else "" for messages in recalled]
-            found = sum(
-                told[question["turn_id"]] in text for question, text in zip(asked, texts, strict=True)
-            )
-            if not contextual:
-                print(
-                    f"{sum(stored.values())} of {len(turns)} turns in {len(stored)} sittings left the "
-                    "short-term memory; 6 of them are recalled for a question.\n"
-                )
-            print(f"turns {kind}: the one that answers is recalled for {found} of {len(asked)} questions")
-
-    print(f"\n{asked[0]['question']}\n{texts[0].strip()}")
+        with QdrantStore(folder) as store:
+            stored = {one.id: one.chunks for one in store.documents()}
+            store.calibrate()
+            chat = memory(store, "a new sitting")
+            recalled = [await chat.aget(input=question["question"]) for question in asked]
+            raw = [store.search(question["question"], RECALLED, "chunk") for question in asked]
+    texts = [messages[0].content or "" for messages in recalled]
+    plain = ["\n".join(hit.text or "" for hit in hits) for hits in raw]
+    print(
+        f"{sum(stored.values())} of {len(turns)} turns in {len(stored)} sittings left the short-term memory. "
+        f"{RECALLED} of them are recalled for a question;\nthe one that answers is among them:"
+    )
+    for kind, found in (("turns as they are", plain), ("turns in context, the block's", texts)):
+        count = sum(told[question["turn_id"]] in text for question, text in zip(asked, found, strict=True))
+        print(f"  {kind:30} for {count} of {len(asked)} questions")
+    shown = next(row for row, question in enumerate(asked) if told[question["turn_id"]] in texts[row])
+    print(f"\n{asked[shown]['question']}\n{texts[shown].strip()}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """A LlamaIndex RAG application before and after: three lines, and what its retriever finds.
 
 The application: sixteen documents, split by LlamaIndex, in Qdrant through its vector store. After: the same
-collection, back-filled with merged vectors, and a retriever that ranks by chunk, section and document.
+collection, back-filled with merged vectors, and a retriever that compares chunks in their context.
 Needs merger-plugins[cpu,llama-index,qdrant] and llama-index-vector-stores-qdrant; runs offline, in memory,
 within a minute.
 
       index = VectorStoreIndex.from_documents(documents, storage_context=storage, embed_model=embed_model)
     + hook = QdrantStore(client, "app", embedder=embed_model)
-    + hook.backfill()
+    + hook.backfill(contextual="companion")
     - retriever = index.as_retriever(similarity_top_k=4)
-    + retriever = MergerRetriever(hook, similarity_top_k=4)
+    + retriever = MergerRetriever(hook, mode="contextual", similarity_top_k=4)
 """
 
 import json
@@ -53,6 +53,11 @@ def place(found: list[NodeWithScore], right: str) -> int | None:
     return names.index(right) + 1 if right in names else None
 
 
+def answers(found: list[NodeWithScore], passage: str) -> bool:
+    """Whether the words that answer are in one of the nodes."""
+    return any(" ".join(passage.split()) in " ".join(node.text.split()) for node in found)
+
+
 def main() -> None:
     embed_model = AppEmbedding(embed_batch_size=256)
     paths = sorted(path for path in CORPUS.iterdir() if path.suffix in (".md", ".txt"))
@@ -72,15 +77,17 @@ def main() -> None:
 
     # After.
     hook = QdrantStore(client, "app", embedder=embed_model)
-    done = hook.backfill()
-    after = MergerRetriever(hook, similarity_top_k=4)
+    done = hook.backfill(contextual="companion")
+    after = MergerRetriever(hook, mode="contextual", similarity_top_k=4)
 
     print(f"{done.chunks} nodes of {done.documents} documents, {len(asked)} questions, 4 nodes each.\n")
     places: dict[str, list[int | None]] = {"before": [], "after": []}
+    answered = {"before": 0, "after": 0}
     for question in asked:
         found = {name: r.retrieve(question["question"]) for name, r in (("before", before), ("after", after))}
         for name, nodes in found.items():
             places[name].append(place(nodes, question["document"]))
+            answered[name] += answers(nodes, question["passage"])
         if places["before"][-1] != places["after"][-1]:
             print(f"{question['question']}\n  right: {question['document']}")
             for name, nodes in found.items():
@@ -90,7 +97,8 @@ def main() -> None:
         mean = sum(1 / rank for rank in ranks if rank) / len(ranks)
         print(
             f"{name:6}  right document first: {ranks.count(1)}, among the four: "
-            f"{len(ranks) - ranks.count(None)}, mean of 1/place {mean:.3f}"
+            f"{len(ranks) - ranks.count(None)}, mean of 1/place {mean:.3f}; "
+            f"the words that answer among the four: {answered[name]}"
         )
 
 

@@ -192,7 +192,7 @@ def assert_same(one: list[NodeWithScore], other: list[NodeWithScore]) -> None:
 
 @contextmanager
 def nothing_blocks(monkeypatch: pytest.MonkeyPatch, *methods: tuple[Any, str]) -> Iterator[Counter[str]]:
-    """Fail where one of these methods is called in the thread of the event loop; counts the calls elsewhere."""
+    """Fail where one of these is called in the thread of the event loop; counts the calls elsewhere."""
     here = threading.current_thread()
     seen: Counter[str] = Counter()
     with monkeypatch.context() as patch:
