@@ -160,6 +160,14 @@ def in_reading_order(nodes: Sequence[BaseNode]) -> list[BaseNode]:
     return [*ordered.values(), *(node for node in nodes if node.node_id not in ordered)]
 
 
+def tells_order(nodes: Sequence[BaseNode]) -> bool:
+    """Whether the nodes of one document say in which order they are read."""
+    if all(isinstance(getattr(node, "start_char_idx", None), int) for node in nodes):
+        return True
+    known = {node.node_id for node in nodes}
+    return sum(_linked(node, NodeRelationship.NEXT) in known for node in nodes) == len(nodes) - 1
+
+
 def _linked(node: BaseNode, relationship: NodeRelationship) -> str | None:
     info = node.relationships.get(relationship)
     return info.node_id if isinstance(info, RelatedNodeInfo) else None
@@ -167,7 +175,8 @@ def _linked(node: BaseNode, relationship: NodeRelationship) -> str | None:
 
 def joined_text(nodes: Sequence[BaseNode]) -> str:
     """The texts of nodes in reading order; what two neighbours have in common is there once."""
-    text, end = "", None
+    text = ""
+    end: int | None = None
     for node in nodes:
         own = node.get_content(metadata_mode=MetadataMode.NONE)
         start = getattr(node, "start_char_idx", None)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from llama_index.core.base.llms.types import ChatMessage, TextBlock
 from llama_index.core.memory import BaseMemoryBlock
 from pydantic import Field, PrivateAttr, field_validator
 
-from merger_plugins.errors import MergerError, StoreError
+from merger_plugins.errors import InputError, MergerError, StoreError
 from merger_plugins.llama_index.calls import checked_store, of_store
 from merger_plugins.llama_index.fields import Live
 from merger_plugins.stores.documents import words
@@ -31,7 +33,7 @@ class RollingMemoryBlock(BaseMemoryBlock[str]):
     this one stopped.
 
     Where the store or its embedder fails, the error is raised, and what was not stored is kept in this
-    process and stored before the next messages.
+    process and stored before the next messages. Text that cannot be stored at all is not kept.
 
     Attributes:
         store: a `QdrantStore` or `ChromaStore`, or the asynchronous form of one; its ``embedder=`` may be
@@ -53,6 +55,7 @@ class RollingMemoryBlock(BaseMemoryBlock[str]):
     roles: tuple[str, ...] = ("user", "assistant")
 
     _waiting: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+    _turns_taken: Any = PrivateAttr(default_factory=WeakKeyDictionary)
 
     @field_validator("store")
     @classmethod
@@ -66,10 +69,19 @@ class RollingMemoryBlock(BaseMemoryBlock[str]):
 
     async def _aput(self, messages: list[ChatMessage]) -> None:
         self._waiting += [turn for message in messages if (turn := self._turn(message)) is not None]
+        loop = asyncio.get_running_loop()
+        async with self._turns_taken.setdefault(loop, asyncio.Lock()):
+            await self._store_waiting()
+
+    async def _store_waiting(self) -> None:
         while self._waiting:
-            turn = self._waiting[0]
             try:
-                await of_store(self.store, "append", **turn).awaited()
+                await of_store(self.store, "append", **self._waiting[0]).awaited()
+            except ValueError as error:  # of this text: it would fail again
+                turn = self._waiting.pop(0)
+                raise InputError(
+                    f"The message {turn['turn']!r:.80} cannot be stored and is left out: {error}"
+                ) from error
             except MergerError:
                 raise
             except Exception as error:  # the embedder's own

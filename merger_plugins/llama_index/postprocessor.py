@@ -24,6 +24,7 @@ from merger_plugins.llama_index.documents import (
     joined_text,
     members,
     source_of,
+    tells_order,
 )
 from merger_plugins.llama_index.fields import HostModel, Live, MergerField, Portable, resolved
 from merger_plugins.llama_index.vectors import cosine, node_vectors, query_vector
@@ -277,6 +278,14 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
         known = {**vectors, **(yield from self._all_vectors(rest, query))} if rest else vectors
         roots: dict[str, float] = {}
         siblings: list[BaseNode] = []
+        unordered = [document for document, own in nodes.items() if not tells_order(own)]
+        if self.mode == "expand" and unordered:
+            self._missing(
+                f"The nodes of the documents {unordered[:5]} do not tell their order, so that there are no "
+                "sections of neighbours (neither start_char_idx nor NEXT relations)",
+                "Split Documents by LlamaIndex's node parsers, which set both",
+                "are taken in the order in which the store gives them",
+            )
         for document, own in nodes.items():
             rolling = merger.rolling()
             rolling.extend(

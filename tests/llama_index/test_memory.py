@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from llama_index.core.memory import Memory
 from qdrant_client import AsyncQdrantClient
 
 from merger_plugins.chroma import ChromaStore
-from merger_plugins.errors import StoreError
+from merger_plugins.errors import InputError, StoreError
 from merger_plugins.llama_index import RollingMemoryBlock
 from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
 from merger_plugins.stores.store import MergedStore
@@ -182,6 +183,22 @@ async def test_what_could_not_be_stored_is_stored_before_the_next(store: MergedS
         say([("user", "honey")]), session_id="monday"
     )
     assert everything.splitlines() == [f"{role}: {text}" for role, text in [*LINES, ("user", "One more.")]]
+
+
+async def test_messages_put_at_once_are_stored_once_and_in_order(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store, similarity_top_k=20)
+    await asyncio.gather(*(block.aput(say([line]), session_id="monday") for line in LINES))
+    got = await block.aget(say([("user", "honey")]), session_id="monday")
+    assert got.splitlines() == [f"{role}: {text}" for role, text in LINES]
+
+
+async def test_text_that_cannot_be_stored_does_not_hold_up_the_rest(store: MergedStore) -> None:
+    block = RollingMemoryBlock(store=store)
+    with pytest.raises(InputError, match=r"broken.*left out"):
+        await block.aput(say([("user", "broken \ud800"), *LINES[:2]]), session_id="monday")
+    await block.aput(say(LINES[2:3]), session_id="monday")
+    (conversation,) = store.documents()
+    assert conversation.chunks == 3
 
 
 def test_a_block_needs_a_store() -> None:

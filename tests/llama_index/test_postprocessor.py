@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromadb import Collection
-from llama_index.core import get_response_synthesizer
+from llama_index.core import StorageContext, VectorStoreIndex, get_response_synthesizer
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
@@ -389,6 +389,30 @@ def test_without_a_model_the_query_must_bring_its_vector(apps: dict[str, App]) -
     one = apps["simple"]
     with pytest.raises(InputError, match="embed_model="):
         made_for(one, embed_model=None).postprocess_nodes(one.retrieved(), query_str=QUESTION)
+
+
+def test_nodes_that_do_not_tell_their_order_have_no_sections(caplog: pytest.LogCaptureFixture) -> None:
+    one = app("qdrant")
+    index = VectorStoreIndex(
+        [
+            TextNode(text=f"Note {number} on the lamp.", relationships=_source("notes"))
+            for number in range(30)
+        ],
+        storage_context=StorageContext.from_defaults(
+            vector_store=QdrantVectorStore("unordered", client=one.client)
+        ),
+        embed_model=one.model,
+    )
+    found = index.as_retriever(similarity_top_k=3).retrieve(QUESTION)
+    made = MergerNodePostprocessor.from_index(index)
+    assert len(made.postprocess_nodes(found, query_str=QUESTION)) == 3, "a root needs no order"
+    expand = MergerNodePostprocessor.from_index(index, mode="expand")
+    with pytest.raises(InputError, match=r"\['notes'\] do not tell their order"):
+        expand.postprocess_nodes(found, query_str=QUESTION)
+    with caplog.at_level(logging.WARNING):
+        kept = expand.model_copy(update={"on_missing": "keep"})
+        assert len(kept.postprocess_nodes(found, query_str=QUESTION)) >= 10
+    assert "do not tell their order" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["qdrant", "chroma"])
