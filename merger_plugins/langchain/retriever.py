@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 
-from merger_plugins._types import VectorLike
+from merger_plugins.conversation import ConversationQuery
 from merger_plugins.errors import InputError
 from merger_plugins.langchain.calls import called, embedded, plain
 from merger_plugins.stores.asynchronous import AsyncMergedStore
@@ -89,10 +89,10 @@ class MergerRetriever(BaseRetriever):
     ) -> list[Document]:
         asked = _Asked.of(self, kwargs)
         hook = plain(self.hook, _AWAITED)
-        question: str | VectorLike = query
+        question: str | ConversationQuery = query
         if asked.conversation is not None:
             told = plain(self.conversations or hook, _AWAITED)
-            question = told.merged_question(query, asked.conversation, history=asked.history).vector
+            question = told.merged_question(query, asked.conversation, history=asked.history)
         method, arguments = asked.call()
         return self._documents(asked, getattr(hook, method)(question, **arguments))
 
@@ -104,11 +104,9 @@ class MergerRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         asked = _Asked.of(self, kwargs)
-        question: str | VectorLike = query
-        if asked.conversation is not None:
+        if asked.conversation is not None:  # which counts the question's tokens, so that it takes the text
             told = self.conversations or self.hook
-            merged = await called(told, "merged_question", query, asked.conversation, history=asked.history)
-            question = merged.vector
+            question = await called(told, "merged_question", query, asked.conversation, history=asked.history)
         else:
             question = await embedded(self.hook, query)
         method, arguments = asked.call()

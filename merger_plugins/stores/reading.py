@@ -46,7 +46,7 @@ class Reading(StoreBase):
 
     def search(
         self,
-        query: str | VectorLike,
+        query: str | VectorLike | ConversationQuery,
         k: int = 10,
         level: SearchLevel = "chunk",
         *,
@@ -72,7 +72,9 @@ class Reading(StoreBase):
         for its section, or because the database's index overlooked it.
 
         Args:
-            query: a text, or a raw query vector (d,).
+            query: a text, a raw query vector (d,), or what `merged_question` or
+                `merger_plugins.merge_question` makes of one and a conversation: it is searched with all of
+                its `queries`, and a hit has the better of its scores.
             k: how many at the most.
             level: see above.
             filter: metadata that hits must have, as a mapping of key -> value or list of values, or the
@@ -104,18 +106,19 @@ class Reading(StoreBase):
         if level != "chunk":
             self._check_merged(level)
         checked_level(level, contextual=state.contextual)
-        vector = self._vector_of(query)
+        vectors = self._vectors_of(query)
         choice = checked_shown(shown, level)
         if state.layout is None:
             return []
         if level != "chunk" and state.settings is None:
             return []
         where, without = Where(documents=documents, filter=filter), set[str]()
-        vectors = [vector]
         if conversation is not None:
+            if isinstance(query, ConversationQuery):
+                raise InputError("The query is merged with a conversation already; leave conversation= out.")
             turns = self._last_turns(conversation, history)
             repeated = [] if choice == "keep" else shown_chunks(state.chunks(), turns, conversation, where)
-            asked = self._follow_up(query, vector, turns, away=repeated if choice == "away" else ())
+            asked = self._follow_up(query, vectors[0], turns, away=repeated if choice == "away" else ())
             vectors = list(asked.queries)
             if choice == "skip":
                 without = {*repeated, *(point.id for turn in turns for point in turn)}
@@ -137,7 +140,7 @@ class Reading(StoreBase):
 
     def passages(
         self,
-        query: str | VectorLike,
+        query: str | VectorLike | ConversationQuery,
         k: int = 10,
         *,
         per_document: int = 3,
@@ -149,7 +152,7 @@ class Reading(StoreBase):
         store has them. A request for each document that is looked into.
 
         Args:
-            query: a text, or a raw query vector (d,).
+            query: as `search`.
             k: how many chunks at the most.
             per_document: how many of one document at the most.
             filter: as `search`, for chunks.
@@ -165,14 +168,14 @@ class Reading(StoreBase):
                 raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
         state = self._state.open()
         self._check_merged("document")
-        vector = self._vector_of(query)
+        vectors = self._vectors_of(query)
         if state.layout is None or state.settings is None:
             return []
         where = Where(filter=filter)
         while True:
             before = state.settings
             state.check()
-            hits = passages(self._backend, state.chunks(), vector, k, where=where, per_document=per_document)
+            hits = passages(self._backend, state.chunks(), vectors, k, where=where, per_document=per_document)
             if not (state.renewed(before) or (not hits and state.switched())):
                 return hits
 
@@ -305,6 +308,11 @@ class Reading(StoreBase):
         stored = self._backend.fetch("chunks", away, payload=False, vectors=True) if away else {}
         shown = [point.vector for point in stored.values() if point.vector is not None]
         return follow_up(vector, mass, turns, gate, np.stack(shown) if shown else None)
+
+    def _vectors_of(self, query: str | VectorLike | ConversationQuery) -> list[Vector]:
+        """What to search with, of the collection's dimension where there is one."""
+        rows = query.queries if isinstance(query, ConversationQuery) else [query]
+        return [self._vector_of(row) for row in rows]
 
     def _check_merged(self, level: str) -> None:
         """Refuse a search of merged vectors where there are chunks and nothing was merged."""

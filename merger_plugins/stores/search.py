@@ -139,22 +139,38 @@ def search(
 
 
 def passages(
-    backend: Backend, chunks: ChunkPoints, query: Vector, k: int, *, where: Where, per_document: int
+    backend: Backend,
+    chunks: ChunkPoints,
+    queries: Sequence[Vector],
+    k: int,
+    *,
+    where: Where,
+    per_document: int,
 ) -> list[Hit]:
     """At most k chunks of the best documents, of each its best ones in reading order.
 
-    See `MergedStore.passages`.
+    See `MergedStore.passages`. Of several queries, the one nearest to a document or chunk counts.
     """
     contextual = chunks.contextual
     among = Where({**_ROOTS, **chunks.match})
     if where.filter is not None:  # which may be about chunks, and roots know what all chunks share
-        fitting = chunks.nearest(query, k * OVERSAMPLING, where, contextual=contextual, per_document=True)
+        fitting = [
+            scored
+            for query in queries
+            for scored in chunks.nearest(
+                query, k * OVERSAMPLING, where, contextual=contextual, per_document=True
+            )
+        ]
         names = {chunks.document(scored.point.payload) for scored in fitting}
         among = replace(among, documents=sorted(name for name in names if name is not None))
     hits: list[Hit] = []
-    for root in backend.nearest("merged", query, k, among, payload=["document_id"]):
+    roots = [backend.nearest("merged", query, k, among, payload=["document_id"]) for query in queries]
+    for root in _nearest_of(roots, k):
         inside = replace(where, documents=[root.point.payload["document_id"]])
-        found = chunks.nearest(query, min(per_document, k - len(hits)), inside, contextual=contextual)
+        some = min(per_document, k - len(hits))
+        found = _nearest_of(
+            [chunks.nearest(query, some, inside, contextual=contextual) for query in queries], some
+        )
         places = chunks.positions([scored.point for scored in found])
         own = [
             _chunk_hit(
@@ -169,6 +185,16 @@ def passages(
         if len(hits) == k:
             break
     return hits
+
+
+def _nearest_of(found: Sequence[Sequence[Scored]], k: int) -> Sequence[Scored]:
+    """The k best points of several searches, a point of several by its best score."""
+    if len(found) == 1:
+        return found[0][:k]
+    best: dict[str, Scored] = {}
+    for scored in sorted((one for own in found for one in own), key=lambda one: -one.score):
+        best.setdefault(scored.point.id, scored)
+    return list(best.values())[:k]
 
 
 def any_merged(hits: Iterable[Hit]) -> bool:

@@ -7,9 +7,10 @@ import pytest
 
 from merger_plugins import HistoryGate, MeanMerger, load_embedder, load_gate, merge_question
 from merger_plugins.chroma import ChromaStore
+from merger_plugins.conversation import ConversationQuery
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
-from tests.stores.support import DIMENSION, HashingEmbedder, informed
+from tests.stores.support import DIMENSION, HashingEmbedder, documents, informed
 from tests.strategies import chunk_vectors
 
 BOILER = [
@@ -286,3 +287,35 @@ def test_the_trained_gate_is_for_the_bundled_embedder():
         assert merged.weight == pytest.approx(expected.weight, abs=1e-4)
         other = store.merged_question(question, "holiday", gate=HistoryGate())
         assert abs(other.weight - expected.weight) > 1e-3
+
+
+def test_a_merged_question_searches_another_store():
+    chats = QdrantStore(":memory:", "chats", merger=MeanMerger())
+    own = documents(11, 12)["d0"]
+    for vector in own[:5]:
+        chats.append("ann", vector)
+    store = QdrantStore(":memory:", "docs", merger=MeanMerger())
+    for name, vectors in documents(12, 4, 15, 30).items():
+        store.ingest(name, vectors=vectors)
+    asked = chats.merged_question(own[6], "ann")
+    for level in ("chunk", "section", "document", "fused"):
+        found = store.search(asked, 5, level)
+        each = [store.search(row, 50, level) for row in asked.queries]
+        best: dict[str, float] = {}
+        for hit in (hit for hits in each for hit in hits):
+            best[hit.id] = max(best.get(hit.id, -1.0), hit.score)
+        expected = sorted(best.values(), reverse=True)[:5]
+        np.testing.assert_allclose([hit.score for hit in found], expected, atol=1e-6)
+    assert len(store.passages(asked, 6, per_document=2)) == 6
+    with pytest.raises(InputError, match="already"):
+        store.search(asked, conversation="ann")
+
+
+def test_passages_of_two_queries_are_the_best_of_both():
+    store = QdrantStore(":memory:", "docs", merger=MeanMerger())
+    texts = documents(12, 4, 15, 30)
+    for name, vectors in texts.items():
+        store.ingest(name, vectors=vectors)
+    both = np.stack([texts["d0"].mean(axis=0), texts["d2"].mean(axis=0)]).astype(np.float32)
+    asked = ConversationQuery(both[0], both, 0.5, 0.0, np.zeros(0, np.float32))
+    assert {hit.document_id for hit in store.passages(asked, 4, per_document=2)} == {"d0", "d2"}
