@@ -200,9 +200,9 @@ class Keeping(StoreBase):
         Raises:
             InputError: something has to be said that is not recognised, or a field or vector is not there.
             FingerprintError: another merger than last time, and `anew` is off.
-            StoreError: no such collection, or one that this package wrote; vectors that are compared otherwise
-                than by cosine and do not all have length 1; points that lack something, or the database
-                fails: what was written stays.
+            StoreError: no such collection, or one that this package wrote; vectors that are not compared by
+                cosine and do not all have length 1; points that lack something, or the database fails: what
+                was written stays.
             ConflictError: another `backfill` is at work, or wrote meanwhile.
         """
         order = self._order(
