@@ -121,6 +121,10 @@ class AsyncMergedStore:
         """The embedder at work; the bundled one is loaded here."""
         return await self._run(self._threads, lambda: self._store.embedder)
 
+    async def metadata_field(self) -> str | None:
+        """As `MergedStore.metadata_field`."""
+        return await self._run(self._threads, lambda: self._store.metadata_field)
+
     async def calibration_due(self) -> bool:
         """As `MergedStore.calibration_due`."""
         return await self._run(self._threads, lambda: self._store.calibration_due)
