@@ -11,7 +11,9 @@ from llama_index.core import StorageContext, VectorStoreIndex, get_response_synt
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from pydantic import PrivateAttr
 from qdrant_client import QdrantClient
 
 from merger_plugins import CalibratedMerger, MeanMerger, load_merger
@@ -239,6 +241,56 @@ async def test_the_query_is_embedded_once_and_only_where_the_bundle_has_no_vecto
     with_vector = QueryBundle(QUESTION, embedding=word_vector(QUESTION).tolist())
     assert_same(made.postprocess_nodes(found, with_vector), without)
     assert one.model.asked == {"query": 1, "query awaited": 1}
+
+
+class OtherStore(SimpleVectorStore):
+    """A store of a kind that is not known here, which gives whole nodes or nothing."""
+
+    _nodes: dict[str, TextNode] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "OtherStore"
+
+    def get_nodes(self, node_ids: Any = None, filters: Any = None) -> Any:
+        if filters is not None:
+            raise NotImplementedError
+        return [self._nodes[node_id] for node_id in node_ids if node_id in self._nodes]
+
+
+@pytest.mark.parametrize("mode", ["merge", "context"])
+async def test_any_other_store_is_asked_for_its_nodes(apps: dict[str, App], mode: Any) -> None:
+    one = apps["simple"]
+    everything = {node.text: node for nodes in one.nodes().values() for node in nodes}
+    found = one.retrieved()
+    store = OtherStore()
+    for node in found:
+        store._nodes[node.node_id] = everything[node.text].model_copy(update={"id_": node.node_id})
+    bundle = QueryBundle(QUESTION, embedding=word_vector(QUESTION).tolist())
+    made = MergerNodePostprocessor(mode=mode, vector_store=store, docstore=one.index.docstore)
+    if mode == "context":  # it does not know the other nodes' vectors
+        with pytest.raises(InputError, match="have no vector"):
+            made.postprocess_nodes(found, bundle)
+        return
+    got = made.postprocess_nodes(found, bundle)
+    assert_same(
+        got, MergerNodePostprocessor.from_index(one.index, mode=mode).postprocess_nodes(found, bundle)
+    )
+    assert_same(got, await made.apostprocess_nodes(found, bundle))
+
+
+@pytest.mark.parametrize("mode", ["merge", "context"])
+async def test_a_store_of_coroutines_alone_serves_coroutines_alone(apps: dict[str, App], mode: Any) -> None:
+    one = apps["qdrant"]
+    store = QdrantVectorStore(one.collection, aclient=one.store._aclient)
+    made = MergerNodePostprocessor(mode=mode, vector_store=store, embed_model=one.model)
+    found = one.retrieved()
+    expected = MergerNodePostprocessor.from_index(one.index, mode=mode).postprocess_nodes(
+        found, query_str=QUESTION
+    )
+    assert_same(await made.apostprocess_nodes(found, query_str=QUESTION), expected)
+    with pytest.raises(StoreError, match="asynchronous client alone"):
+        made.postprocess_nodes(found, query_str=QUESTION)
 
 
 # Asynchronous

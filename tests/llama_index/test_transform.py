@@ -17,7 +17,7 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
-from merger_plugins import MeanMerger, RollingMerge
+from merger_plugins import MeanMerger, RollingMerge, load_merger
 from merger_plugins.errors import DimensionError, InputError
 from merger_plugins.llama_index import MergerNodePostprocessor, MergerTransform
 from tests.llama_index.apps import WordModel, calibrated, documents, nothing_blocks, splitter, word_vector
@@ -260,3 +260,12 @@ def test_a_dictionary_and_a_pickle_bring_it_back(tmp_path: Any) -> None:
     ]
     assert vectors[1:] == vectors[:-1]
     assert live.to_dict()["merger"]["fingerprint"] == merger.fingerprint
+
+
+def test_a_graphs_session_is_no_hindrance(tmp_path: Any) -> None:
+    merger = load_merger(MeanMerger().export(tmp_path / "graph", dimension=256))
+    made = MergerTransform(merger=merger)
+    got = [node.to_dict() for node in made(chunks())[-1:]]
+    again = MergerTransform.from_dict(json.loads(json.dumps(made.to_dict())))
+    for other in (again, pickle.loads(pickle.dumps(made)), made.model_copy(deep=True)):
+        assert level(other(chunks()), "document")[0].embedding == got[0]["embedding"]
