@@ -49,6 +49,7 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
       root, as in a fused search without sections; best first.
     - ``"merge"``: the nodes of one document become one: their texts in reading order, what neighbours share
       once; the merge of their vectors as its embedding, and the cosine of that as its score; best first.
+      Nodes that `MergerTransform` made stay apart.
     - ``"expand"``: as ``"context"``, over the nodes that were found and all of one section of each document:
       of its sections of ten neighbouring chunks, the one whose merged vector is nearest to the query.
 
@@ -122,6 +123,7 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
     def _steps(
         self, nodes: Sequence[NodeWithScore], bundle: QueryBundle | None
     ) -> Steps[list[NodeWithScore]]:
+        nodes = list({found.node.node_id: found for found in nodes}.values())
         if not nodes:
             return []
         query = yield from query_vector(bundle, self.embed_model)
@@ -134,6 +136,8 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
                 "Pass vector_store= or embed_model=",
                 "stand at the end with the score that they had",
             )
+        if not scored:
+            return without
         merger = yield from self._merger()
         for found in scored:
             _check_fingerprint(found.node, merger)
@@ -176,10 +180,12 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
             [np.stack([vectors[node.node_id] for node in group]) for group in ordered],
             masses=[[mass_of(node) for node in group] for group in ordered],
         )
-        return [
-            NodeWithScore(node=_one_node(group, vector), score=cosine(vector, query))
-            for group, vector in zip(ordered, merged, strict=True)
-        ]
+        made = []
+        for group, vector in zip(ordered, merged, strict=True):
+            if is_merged(group[0]):
+                vector = vectors[group[0].node_id]
+            made.append(NodeWithScore(node=_one_node(group, vector), score=cosine(vector, query)))
+        return made
 
     # -- context and expand ----------------------------------------------------------------------------
 

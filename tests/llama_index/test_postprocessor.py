@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient
 
 from merger_plugins import CalibratedMerger, MeanMerger, load_merger
 from merger_plugins.errors import DimensionError, FingerprintError, InputError, StoreError
-from merger_plugins.llama_index import MergerNodePostprocessor
+from merger_plugins.llama_index import MergerNodePostprocessor, MergerTransform
 from merger_plugins.stores import FusionWeights
 from merger_plugins.tree import RollingMerge
 from tests.llama_index.apps import (
@@ -29,6 +29,7 @@ from tests.llama_index.apps import (
     WordModel,
     app,
     assert_same,
+    calibrated,
     nothing_blocks,
     word_vector,
 )
@@ -437,6 +438,33 @@ def test_nodes_without_a_vector_are_refused_or_kept_at_the_end(apps: dict[str, A
     assert (got[-1].node_id, got[-1].score) == ("unknown", 9.0)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_where_no_node_has_a_vector_all_can_be_kept(apps: dict[str, App], mode: Any) -> None:
+    found = apps["simple"].retrieved(k=3)
+    bundle = QueryBundle(QUESTION, embedding=word_vector(QUESTION).tolist())
+    assert MergerNodePostprocessor(mode=mode, on_missing="keep").postprocess_nodes(found, bundle) == found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_node_that_is_there_twice_counts_once(apps: dict[str, App], mode: Any) -> None:
+    one = apps["simple"]
+    found = one.retrieved()
+    once = made_for(one, mode=mode).postprocess_nodes(found, query_str=QUESTION)
+    assert_same(once, made_for(one, mode=mode).postprocess_nodes([*found, *found[:3]], query_str=QUESTION))
+
+
+@pytest.mark.parametrize("merger", [MeanMerger(), calibrated()], ids=["mean", "calibrated"])
+def test_merged_nodes_stay_apart_with_their_own_vectors(merger: Any) -> None:
+    one = app("simple")
+    nodes = MergerTransform(merger=merger)(one.nodes()["tower"])
+    found = [NodeWithScore(node=node, score=0.0) for node in (*nodes[:2], nodes[-1])]
+    got = made_for(one, mode="merge", merger=merger).postprocess_nodes(found, query_str=QUESTION)
+    (whole,) = [node for node in got if "merger_level" in node.metadata]
+    assert len(got) == 2
+    assert whole.node.embedding == pytest.approx(nodes[-1].embedding)
+    assert whole.score == pytest.approx(cos(nodes[-1].embedding, word_vector(QUESTION)), abs=1e-6)
+
+
 def test_without_a_model_the_query_must_bring_its_vector(apps: dict[str, App]) -> None:
     one = apps["simple"]
     with pytest.raises(InputError, match="embed_model="):
@@ -544,15 +572,15 @@ def test_what_a_dictionary_cannot_hold_is_asked_for(apps: dict[str, App], kind: 
 
 
 def test_the_dictionary_of_a_merger_notes_its_fingerprint(tmp_path: Any) -> None:
-    calibrated = load_merger().calibrated(np.random.default_rng(0).standard_normal((50, 384)))
-    folder = str(calibrated.save(tmp_path / "one"))
+    merger = load_merger().calibrated(np.random.default_rng(0).standard_normal((50, 384)))
+    folder = str(merger.save(tmp_path / "one"))
     data = MergerNodePostprocessor(merger=folder).to_dict()
     assert MergerNodePostprocessor.from_dict(data).merger == folder
     data["merger"]["fingerprint"] = "0123456789abcdef"
     with pytest.raises(FingerprintError, match="0123456789abcdef"):
         MergerNodePostprocessor.from_dict(data)
     with pytest.raises(ValueError, match=r"from_dict\(data, merger="):
-        MergerNodePostprocessor.from_dict(MergerNodePostprocessor(merger=calibrated).to_dict())
+        MergerNodePostprocessor.from_dict(MergerNodePostprocessor(merger=merger).to_dict())
 
 
 def test_it_is_pickled_whole_or_not_at_all(apps: dict[str, App]) -> None:
