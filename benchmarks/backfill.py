@@ -2,11 +2,11 @@
 
 Run ``python -m benchmarks.backfill``. Synthetic chunks, about 20 a document, scattered over the order of ids,
 written as LangChain writes. ``--engine edge`` is the real Qdrant engine in the process; ``--engine local``
-the client's embedded folder, which holds every point in memory and commits each written point by itself. Each
+the client's embedded folder, which holds every point in memory and commits each written point by itself;
+``--engine chroma-server`` a Chroma server on loopback, whose own work is in no figure but the clock's. Each
 measurement runs in a process of its own, so that peak memory is its own; processor time stands beside the
-clock's, which other work on the machine moves. Writes
-benchmarks/results/backfill.json; backfill-million.json for a million chunks, backfill-local.json for the
-embedded folder.
+clock's, which other work on the machine moves. Writes benchmarks/results/backfill.json; backfill-million.json
+for a million chunks, backfill-local.json and backfill-chroma-server.json for other engines.
 """
 
 from __future__ import annotations
@@ -15,92 +15,55 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import qdrant_edge as edge
-from qdrant_client import QdrantClient, models
 
 from benchmarks.common import write_result
-from merger_plugins.qdrant import QdrantBackend
+from benchmarks.engines import DIMENSION, ENGINES, Chunk
 from merger_plugins.stores import BackfillProgress, MergedStore
-from merger_plugins.stores.backend import Point, Shelf, Where
-from tests.stores.edge import EdgeClient
+from merger_plugins.stores.backend import Where
 
 SEED = 20
-COLLECTION = "app"
-COMPANION = f"{COLLECTION}__merged"
-_PARAMS = models.VectorParams(size=384, distance=models.Distance.COSINE)
 TEXT = "About as many words as a chunk of fifty tokens has, so that payloads weigh what they weigh. " * 3
 
 
-class Shards(EdgeClient):
-    """The collection and its companion, reopened where they are."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        for path in sorted(folder.glob("*")):
-            self.shards[path.name] = edge.EdgeShard.load(str(path))
-            self.configs[path.name] = {"": _PARAMS} if path.name == COLLECTION else _PARAMS
-
-
-def connect(engine: str, folder: Path) -> QdrantClient:
-    return Shards(folder) if engine == "edge" else QdrantClient(path=str(folder))
-
-
-def make(engine: str, folder: Path, chunks: int) -> int:
-    """Write the collection; returns the number of documents."""
+def chunks_of(count: int) -> Iterator[Chunk]:
+    """The application's chunks, document by document."""
     rng = np.random.default_rng(SEED)
     lengths: list[int] = []
-    while sum(lengths) < chunks:
+    while sum(lengths) < count:
         lengths.append(int(rng.integers(1, 40)))
-    lengths[-1] -= sum(lengths) - chunks
-    dimension = _PARAMS.size
-    centre = rng.standard_normal(dimension)
-    client = connect(engine, folder)
-    client.create_collection(COLLECTION, vectors_config={"": _PARAMS})
-    if engine == "local":  # making is not measured
-        client._client.collections[COLLECTION].storage.storage.execute("PRAGMA synchronous = OFF")
-    points: list[models.PointStruct] = []
+    lengths[-1] -= sum(lengths) - count
+    centre = rng.standard_normal(DIMENSION)
     for document, length in enumerate(lengths):
-        vectors = centre + 2 * rng.standard_normal(dimension) + 3 * rng.standard_normal((length, dimension))
-        for place, vector in enumerate(vectors.astype(np.float32).tolist()):
-            points.append(
-                models.PointStruct.model_construct(
-                    id=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
-                    vector={"": vector},
-                    payload={
-                        "page_content": f"{TEXT}{document}/{place}",
-                        "metadata": {"source": f"folder/{document}.txt", "start_index": 280 * place},
-                    },
-                )
+        vectors = centre + 2 * rng.standard_normal(DIMENSION) + 3 * rng.standard_normal((length, DIMENSION))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        for place, vector in enumerate(vectors.astype(np.float32)):
+            yield Chunk(
+                str(uuid.UUID(bytes=rng.bytes(16), version=4)),
+                f"{TEXT}{document}/{place}",
+                {"source": f"folder/{document}.txt", "start_index": 280 * place},
+                vector,
             )
-        if len(points) > 2_000:
-            client.upsert(COLLECTION, points)
-            points = []
-    if points:
-        client.upsert(COLLECTION, points)
-    client.close()
-    return len(lengths)
 
 
-def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
-    """One measurement, in this process: seconds after the folder was opened, and megabytes at the most."""
-    client = connect(engine, folder)
+def measured(engine: str, part: str, place: str) -> dict[str, Any]:
+    """One measurement, in this process: seconds after the database was opened, and megabytes at the most."""
+    backend = ENGINES[engine].backend(place)
+    backend.spent = {"points_written": 0, "writing_s": 0.0, "writing_cpu_s": 0.0}
     result: dict[str, Any] = {"after_opening_mb": _peak()}
     began, worked = time.perf_counter(), time.process_time()
     if part == "read":
-        backend = QdrantBackend(client, COLLECTION)
-        backend.layout()
         result["points"] = sum(1 for _ in backend.scan("chunks", Where(), vectors=True))
     elif part == "backfill":
         ends: dict[str, list[float]] = {}
@@ -109,7 +72,6 @@ def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
             now = time.perf_counter() - began, time.process_time() - worked
             ends[step.stage] = [round(seconds, 2) for seconds in now]
 
-        backend = _Timed(client, COLLECTION)
         done = MergedStore(backend).backfill(progress=progress)
         result |= {"documents": done.documents, "merged": done.merged, "stage_ends": ends}
         result |= {key: round(value, 2) for key, value in backend.spent.items()}
@@ -118,28 +80,17 @@ def measured(engine: str, part: str, folder: Path) -> dict[str, Any]:
     return result
 
 
-class _Timed(QdrantBackend):
-    """Knows how long the database takes to write."""
-
-    def __init__(self, client: QdrantClient, collection: str) -> None:
-        super().__init__(client, collection)
-        self.spent = {"points_written": 0, "writing_s": 0.0, "writing_cpu_s": 0.0}
-
-    def write(self, shelf: Shelf, points: Sequence[Point], *, below: int | None = None) -> None:
-        began, worked = time.perf_counter(), time.process_time()
-        super().write(shelf, points, below=below)
-        self.spent["points_written"] += len(points)
-        self.spent["writing_s"] += time.perf_counter() - began
-        self.spent["writing_cpu_s"] += time.process_time() - worked
-
-
 def _peak() -> int:
+    """Of this program; `ru_maxrss` would count what the process held that started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return round(int(line.split()[1]) / 1024)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def in_a_process(engine: str, part: str, folder: Path) -> dict[str, Any]:
+def in_a_process(engine: str, part: str, place: str) -> dict[str, Any]:
     """The same in another process."""
-    options = ["--engine", engine, "--part", part, "--data", str(folder)]
+    options = ["--engine", engine, "--part", part, "--data", place]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.backfill", *options], capture_output=True, text=True, check=False
     )
@@ -148,16 +99,6 @@ def in_a_process(engine: str, part: str, folder: Path) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(run.stdout)
     print(part, made, file=sys.stderr, flush=True)
     return made
-
-
-def forget_merged(engine: str, folder: Path) -> None:
-    """Remove the companion, so that the next back-fill is the first one."""
-    client = connect(engine, folder)
-    if client.collection_exists(COMPANION):
-        client.delete_collection(COMPANION)
-    client.close()
-    if engine == "edge":
-        shutil.rmtree(folder / COMPANION, ignore_errors=True)
 
 
 def compared(
@@ -193,30 +134,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--chunks", type=int, default=200_000)
-    parser.add_argument("--engine", choices=["edge", "local"], default="edge")
+    parser.add_argument("--engine", choices=sorted(ENGINES), default="edge")
     parser.add_argument("--rounds", type=int, default=3, help="how often to read, and to back-fill, in turn")
-    parser.add_argument("--part", choices=["read", "backfill"])
-    parser.add_argument("--data", type=Path, help="folder of the collection; made where it does not exist")
+    parser.add_argument("--part", choices=["read", "backfill"], help="one measurement of a place in --data")
+    parser.add_argument("--data", help="folder of the collection; made where it does not exist")
     parser.add_argument("--dry", action="store_true", help="print, and write no result file")
     arguments = parser.parse_args()
-    engine = arguments.engine
+    name, engine = arguments.engine, ENGINES[arguments.engine]
     if arguments.part:
-        print(json.dumps(measured(engine, arguments.part, arguments.data)))
+        print(json.dumps(measured(name, arguments.part, arguments.data)))
         return
     with tempfile.TemporaryDirectory() as parent:
-        folder = arguments.data or Path(parent) / "qdrant"
-        if not folder.exists():
-            make(engine, folder, arguments.chunks)
-        reads, fills = [], []
-        for _ in range(arguments.rounds):
-            forget_merged(engine, folder)
-            reads.append(in_a_process(engine, "read", folder))
-            fills.append(in_a_process(engine, "backfill", folder))
-        again = in_a_process(engine, "backfill", folder)
+        folder = Path(arguments.data or Path(parent) / "data")
+        new = not folder.exists()
+        with engine.running(folder) as place:
+            if new:
+                began = time.perf_counter()
+                engine.make(place, chunks_of(arguments.chunks))
+                print(f"made in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+            reads, fills = [], []
+            for _ in range(arguments.rounds):
+                engine.forget_merged(place)
+                reads.append(in_a_process(name, "read", place))
+                fills.append(in_a_process(name, "backfill", place))
+            again = in_a_process(name, "backfill", place)
     figures = {
         "chunks": arguments.chunks,
-        "dimension": _PARAMS.size,
-        "engine": engine,
+        "dimension": DIMENSION,
+        "engine": name,
+        "versions": {package: version(package) for package in engine.packages},
         "blas_threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "reads": reads,
         "backfills": fills,
@@ -226,8 +172,7 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
     if not arguments.dry:
         size = "-million" if arguments.chunks == 1_000_000 else ""
-        name = f"backfill{'' if engine == 'edge' else '-local'}{size}"
-        write_result(name, seed=SEED, data={}, figures=figures)
+        write_result(f"backfill{engine.suffix}{size}", seed=SEED, data={}, figures=figures)
 
 
 if __name__ == "__main__":
