@@ -212,6 +212,11 @@ def test_postprocessing_leaves_merged_nodes_out_of_a_document() -> None:
     own = np.array(got[0].node.embedding)
     expected = own @ unit / np.linalg.norm(own) + 0.1 * np.array(whole.embedding) @ unit
     assert got[0].score == pytest.approx(expected, abs=1e-6)
+    expand = MergerNodePostprocessor(mode="expand", vector_store=store, docstore=docstore)
+    completed = expand.postprocess_nodes(found, bundle)
+    assert len(completed) > len(found)
+    assert not level([node.node for node in completed], "section")
+    assert not level([node.node for node in completed], "document")
 
 
 # Bad input
