@@ -1,7 +1,7 @@
 """One description of what is done, for the host's synchronous and its asynchronous methods.
 
 What is to be done is a generator of `Call`s. `run` makes each call and sends back its result; `arun` awaits
-the call's coroutine in the event loop and resumes the generator, where vectors are merged, in a thread.
+the call's coroutine in the event loop and resumes the generator in a thread, where it merges vectors.
 """
 
 from __future__ import annotations
@@ -48,11 +48,17 @@ def run(steps: Steps[T]) -> T:
         answer = call.plain()
 
 
-async def arun(steps: Steps[T]) -> T:
-    """As `run`, in the event loop; what lies between two calls is done in a thread."""
+async def arun(steps: Steps[T], *, light: bool = False) -> T:
+    """As `run`, in the event loop.
+
+    Args:
+        steps: what is to be done.
+        light: whether what lies between two calls takes no time worth a thread.
+    """
     answer: Any = None
     while True:
-        call, result = await in_thread(_advanced, steps, answer)
+        between = _advanced(steps, answer) if light else await in_thread(_advanced, steps, answer)
+        call, result = between
         if call is None:
             done: T = result
             return done

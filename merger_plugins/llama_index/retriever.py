@@ -121,7 +121,7 @@ class MergerRetriever(BaseRetriever):
         return run(self._steps(query_bundle))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await arun(self._steps(query_bundle))
+        return await arun(self._steps(query_bundle), light=True)
 
     def _steps(self, bundle: QueryBundle) -> Steps[list[NodeWithScore]]:
         query = yield from self._query(bundle)
