@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import islice
-from typing import TypeVar
 from uuid import UUID
 
-from merger_plugins.errors import FingerprintError, InputError, StoreError
+from merger_plugins.errors import FingerprintError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.stores.backend import Backend, VectorForm, Where
-from merger_plugins.stores.chunks import ForeignChunks
-from merger_plugins.stores.extracting import Extractor
+from merger_plugins.stores.backend import Backend, Where
 from merger_plugins.stores.filling import GROWTH, Backfilled, Left, Order
 from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading
+from merger_plugins.stores.gathering import (
+    base_of,
+    batches,
+    block_of,
+    can_filter,
+    in_lots,
+    merger_of,
+    opened,
+    read,
+)
 from merger_plugins.stores.holding import Hold
 from merger_plugins.stores.layouts import recognised
-from merger_plugins.stores.records import META_ID, PointIds, namespace_of
-from merger_plugins.stores.settings import Settings, drop_statistics, resolved, write_statistics
-from merger_plugins.stores.spool import Gathered, Spool
+from merger_plugins.stores.records import PointIds, namespace_of
+from merger_plugins.stores.settings import Settings, drop_statistics, write_statistics
+from merger_plugins.stores.spool import Spool
 from merger_plugins.stores.weaving import Weaver, Woven
 
-T = TypeVar("T")
-S = TypeVar("S", Gathered, list[int])
-
 _SAMPLE = 1_000
-_PAGE = 1_000
-_FLOATS_AT_ONCE = 1_000_000
 _DELETED_AT_ONCE = 1_000
 
 
@@ -55,7 +57,7 @@ class _Run:
     def __init__(self, backend: Backend, order: Order) -> None:
         self.backend = backend
         self.order = order
-        self.vectors, settings, self.foreign = _opened(backend)
+        self.vectors, settings, self.foreign = opened(backend)
         self._hold = Hold(backend, settings)
         self._where = Where()
         self._sweeps = False
@@ -73,12 +75,19 @@ class _Run:
         backend.form = reading.form
         backend.layout()
         self._fits(dimension)
-        base = self._base(dimension)
+        base = base_of(backend, order, dimension)
         self._where = where = self._some(reading, base)
         left = Left()
         expected = backend.count("chunks", where)
         with Spool(dimension, len(reading.order_by), folder=order.scratch, expected=expected) as spool:
-            self._read(spool, reading, left, expected)
+            read(
+                backend,
+                where,
+                reading,
+                spool,
+                left,
+                lambda done: order.report("reading", done, expected),
+            )
             if left.counts and not order.skip_missing:
                 raise StoreError(
                     f"Of {expected:,} points in {backend.collection!r} some cannot be merged: {left}. Pass "
@@ -138,19 +147,9 @@ class _Run:
             return Where()
         if self._outgrown(edition, self.backend.count("chunks", Where())):
             return Where()
-        return Where(documents=names) if self._can_filter(edition, names) else Where()
-
-    def _can_filter(self, edition: Edition, names: Sequence[str]) -> bool:
-        """Whether the database finds the chunks of documents by their names, which JSON text may hide."""
-        ids = edition.ids(self._namespace())
-        roots = self.backend.fetch("merged", [ids.root(name) for name in names], payload=["document_id"])
-        for root in roots.values():
-            name = root.payload["document_id"]
-            if not self.backend.count("chunks", Where(documents=[name])):
-                known = ForeignChunks(self.backend, edition).of(name)
-                if any(edition.reading.document_of(point.payload) == name for point in known):
-                    return False
-        return True
+        return (
+            Where(documents=names) if can_filter(self.backend, edition, self._namespace(), names) else Where()
+        )
 
     def _fits(self, dimension: int) -> None:
         """Refuse a companion that an earlier collection of this name left."""
@@ -164,34 +163,6 @@ class _Run:
                 f"{self.backend.companion!r} has {root.vector.size}: it belongs to an earlier collection of "
                 "that name. Delete the companion, and repeat the call."
             )
-
-    def _base(self, dimension: int) -> SequenceMerger:
-        base = self.order.base
-        if base is None:
-            return CalibratedMerger(dimension=dimension)
-        if base.dimension not in (None, dimension):
-            raise InputError(
-                f"The collection {self.backend.collection!r} has dimension {dimension}, and {base!r} works "
-                f"in dimension {base.dimension}. Pass a merger for the embedding model that made the "
-                "collection, or none."
-            )
-        return base
-
-    def _read(self, spool: Spool, reading: Reading, left: Left, expected: int) -> None:
-        points = self.backend.scan("chunks", self._where, vectors=True)
-        extractor = Extractor(reading, spool.dimension, left)
-        done = 0
-        for page in _in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // spool.dimension))):
-            spool.add(extractor.page(page))
-            if reading.distance is not None and not extractor.unit:
-                raise StoreError(
-                    f"The chunk vectors of {self.backend.collection!r} are compared by {reading.distance}, "
-                    f"and have lengths from {extractor.shortest:.4g} to {extractor.longest:.4g}. Merged "
-                    "vectors are compared by cosine, which ranks the same way only where all have length 1. "
-                    "Copy the collection into one with cosine distance, or write unit vectors into it."
-                )
-            done += len(page)
-            self.order.report("reading", done, expected)
 
     # -- the edition -----------------------------------------------------------------------------------
 
@@ -219,23 +190,14 @@ class _Run:
         return self._new_edition(spool, reading, base)
 
     def _merger_of(self, edition: Edition, base: SequenceMerger) -> SequenceMerger | None:
-        """The merger that made an edition, if it comes from this one or one of the others."""
         assert self._hold.settings is not None
-        for known in (base, *self.order.known):
-            if known.fingerprint == edition.fingerprint:
-                return known
-        settings = replace(self._hold.settings, fingerprint=edition.fingerprint, pieces=edition.pieces)
-        candidates = [base, *self.order.others]
-        if self.order.others:  # a run that knew less of the embedding model may have made it
-            candidates.append(CalibratedMerger(dimension=self.vectors[edition.reading.vector].dimension))
-        for candidate in candidates:
-            merger = resolved(settings, candidate, self.backend)
-            if merger.fingerprint == edition.fingerprint:
-                return merger
-        return None
+        dimension = self.vectors[edition.reading.vector].dimension
+        return merger_of(self.backend, self._hold.settings, edition, self.order, base, dimension)
 
     def _outgrown(self, edition: Edition, chunks: int) -> bool:
         """Whether an edition's calibration is to be made again."""
+        if self.order.keep:
+            return False
         if self.order.calibrate is None:
             seen = edition.calibration_vectors
             return bool(seen) and chunks >= GROWTH * seen
@@ -249,7 +211,7 @@ class _Run:
             return Edition(reading.edition(base.fingerprint), reading, base.fingerprint), base
         statistics = CalibrationStatistics(spool.dimension)
         done = 0
-        for batch in _batches(spool.rows(), spool.dimension):
+        for batch in batches(spool.rows(), spool.dimension):
             for part in _parts(batch, spool.dimension):
                 rows = [row for own in part for row in own]
                 statistics.update_many(spool.vectors(rows), [len(own) for own in part])
@@ -306,7 +268,7 @@ class _Run:
             if point.payload.get("edition") != edition.name
             or point.payload["position"] >= spool.size_of(point.payload["document_id"])
         ]
-        for ids in _in_lots(stale, _DELETED_AT_ONCE):
+        for ids in in_lots(stale, _DELETED_AT_ONCE):
             self._hold.beat()
             self.backend.delete("merged", ids)
 
@@ -328,9 +290,9 @@ class _Run:
         """Merge what is not merged yet; returns how many documents there are, were merged, and are gone."""
         spool.know(_stored(self.backend, edition, self._where.documents))
         ids = edition.ids(self._namespace())
-        weaver = Weaver(merger, edition, ids, spool.vectors, block=_block(spool.dimension))
+        weaver = Weaver(merger, edition, ids, spool.vectors, block=block_of(spool.dimension))
         documents = merged = done = 0
-        for batch in _batches(spool.documents(), spool.dimension):
+        for batch in batches(spool.documents(), spool.dimension):
             states = [spool.is_known(document) for document in batch]
             changed = [document for document, (same, _) in zip(batch, states, strict=True) if not same]
             stale = [
@@ -368,64 +330,12 @@ class _Run:
             self.backend.write("merged", [*woven.sections, *woven.roots])
 
 
-def _opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, Foreign | None]:
-    """What is there.
-
-    Raises:
-        StoreError: there is no such collection, or this package wrote it.
-    """
-    vectors = backend.vectors()
-    if vectors is None:
-        raise StoreError(
-            f"There is no collection {backend.collection!r} in {backend.place}. Name one that exists."
-        )
-    stored = backend.fetch("merged", [META_ID]) if backend.has_companion() else {}
-    if not stored:
-        return vectors, None, None
-    settings = Settings.of(stored[META_ID])
-    foreign = Foreign.of(settings.foreign, backend.place)
-    if foreign is not None:
-        foreign = replace(foreign, holder=None)
-    if foreign is None:
-        raise StoreError(
-            f"The collection {backend.collection!r} was written by this package, which keeps its merged "
-            "vectors up to date itself. Back-filling is for collections that another application wrote; to "
-            "make the merged vectors again, call rebuild()."
-        )
-    return vectors, settings, foreign
-
-
-def _in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while lot := list(islice(iterator, size)):
-        yield lot
-
-
-def _block(dimension: int) -> int:
-    """How many vectors to hold in memory at once."""
-    return max(_FLOATS_AT_ONCE // dimension, 64)
-
-
-def _batches(documents: Iterator[S], dimension: int) -> Iterator[list[S]]:
-    """Documents that have about a block of chunks together."""
-    batch: list[S] = []
-    waiting = 0
-    for document in documents:
-        if batch and waiting + len(document) > _block(dimension):
-            yield batch
-            batch, waiting = [], 0
-        batch.append(document)
-        waiting += len(document)
-    if batch:
-        yield batch
-
-
 def _parts(batch: list[list[int]], dimension: int) -> Iterator[list[list[int]]]:
     """A batch of documents' rows; a document that is longer than a block comes in parts."""
-    if len(batch) > 1 or len(batch[0]) <= _block(dimension):
+    if len(batch) > 1 or len(batch[0]) <= block_of(dimension):
         yield batch
         return
-    for rows in _in_lots(batch[0], _block(dimension)):
+    for rows in in_lots(batch[0], block_of(dimension)):
         yield [rows]
 
 

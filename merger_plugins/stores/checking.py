@@ -39,7 +39,7 @@ _AT_ONCE = 256
 _RECOVER = "recover"
 SHELVES: tuple[Shelf, ...] = ("chunks", "merged")
 
-ProblemKind = Literal["missing", "wrong", "stray", "unfinished", "fingerprint"]
+ProblemKind = Literal["missing", "wrong", "stray", "unfinished", "fingerprint", "outdated"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Problem:
 
     Attributes:
         kind: ``"missing"``, ``"wrong"``, ``"stray"`` (a point that nothing accounts for), ``"unfinished"``
-            (an operation that was interrupted, or is under way), or ``"fingerprint"`` (another merger's).
+            (an operation that was interrupted, or is under way), ``"fingerprint"`` (another merger's), or
+            ``"outdated"`` (no damage: the application changed its chunks since the last `backfill`).
         document_id: of which document; None for the whole store.
         level: 0 for a chunk, 1 and above for sections; None for a root, or a document as a whole.
         position: place of its first chunk; None for a document as a whole.
@@ -200,7 +201,7 @@ def _of_document(
         there = chunks[point.id]
         if there.contextual is None or there.payload.get("fingerprint") != desk.merger.fingerprint:
             continue
-        if point.contextual is not None and (distance := _distance(point.contextual, there.contextual)):
+        if point.contextual is not None and (distance := difference_of(point.contextual, there.contextual)):
             place = point.payload["position"]
             detail = f"its contextual vector is off by {distance:.1g}"
             yield Problem("wrong", name, 0, place, detail, point.id, "chunks")
@@ -230,7 +231,7 @@ def _difference(point: Point, stored: Point) -> str:
     assert point.vector is not None
     if stored.vector is None or len(stored.vector) != len(point.vector):
         return "it has no vector, or one of another dimension"
-    if distance := _distance(stored.vector, point.vector):
+    if distance := difference_of(stored.vector, point.vector):
         return f"its vector is off by {distance:.1g}"
     if "node" in point.payload:
         wrong = _wrong_node(point.payload["node"], stored.payload.get("node", ""))
@@ -244,7 +245,7 @@ def _difference(point: Point, stored: Point) -> str:
     return ""
 
 
-def _distance(one: Vector, other: Vector) -> float:
+def difference_of(one: Vector, other: Vector) -> float:
     """The largest difference of two vectors; 0 where that is tolerable."""
     distance = float(np.abs(one - other).max())
     return 0.0 if distance <= TOLERANCE else distance

@@ -111,6 +111,7 @@ class Order:
         progress: called after every batch.
         documents: only these, where a back-fill was completed before and its calibration still fits; all
             documents otherwise.
+        keep: whether the calibration stays, however much the collection has grown.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -123,6 +124,7 @@ class Order:
     scratch: str | os.PathLike[str] | None = None
     progress: Callable[[BackfillProgress], object] | None = None
     documents: tuple[str, ...] | None = None
+    keep: bool = False
 
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Tell how far it is."""

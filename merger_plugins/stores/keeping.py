@@ -16,6 +16,7 @@ from merger_plugins.stores.backfill import backfill
 from merger_plugins.stores.base import StoreBase
 from merger_plugins.stores.checking import Problem, repair, verify
 from merger_plugins.stores.commits import PATIENCE
+from merger_plugins.stores.comparing import repair_backfilled, verify_backfilled
 from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.documents import checked_id
 from merger_plugins.stores.filling import GROWTH, Backfilled, BackfillProgress, Order
@@ -33,15 +34,21 @@ class Keeping(StoreBase):
         """Compare what is stored with what the chunks give, and tell each difference as it is found.
 
         Reads every chunk vector and section, derives them again and compares to 1e-5. Changes nothing. What
-        other writers have under way at the moment may be among the problems.
+        other writers have under way at the moment may be among the problems. On a back-filled collection it
+        reads each point once, through a temporary file as `backfill` does; documents that the application
+        changed since are ``"outdated"``.
 
         Args:
             document_id: only this one; the whole store for None.
 
         Raises:
+            ConflictError: a back-fill wrote while its collection was compared.
             StoreError: the database fails.
         """
         state = self._state.open()
+        if state.foreign is not None:
+            yield from verify_backfilled(self._backend, self._as_before(), document_id)
+            return
         state.renewed()
         if state.settings is not None:
             yield from verify(state.desk(), state.settings, document_id)
@@ -52,17 +59,25 @@ class Keeping(StoreBase):
         Completes what was interrupted, derives missing and wrong points again, and removes strays. Chunks
         whose document has no root become a document again. A missing chunk, and an `ingest` that was
         interrupted, need `ingest` or `delete`: those problems are left. An index that the database itself
-        cannot read any more is begun anew.
+        cannot read any more is begun anew. On a back-filled collection, what is wrong is dropped and
+        back-filled again, documents that the application changed as well; its own points stay as they are.
 
         Args:
             document_id: only this one; the whole store for None.
 
         Raises:
-            FingerprintError: the store holds vectors of another merger; call `rebuild` instead.
+            FingerprintError: the store holds vectors of another merger; call `rebuild` instead, or
+                ``backfill(anew=True)`` on a back-filled collection.
+            ConflictError: a back-fill is at work, or wrote meanwhile.
             StoreError: the database fails; repeat the call.
         """
         self._backend.mend()
         state = self._state.open()
+        if state.foreign is not None:
+            try:
+                return repair_backfilled(self._backend, self._as_before(), document_id)
+            finally:
+                self._state.reread()
 
         def mend(desk: Desk) -> list[Problem]:
             return [] if state.settings is None else repair(desk, state.settings, document_id)
@@ -275,6 +290,10 @@ class Keeping(StoreBase):
         stored = self._backend.fetch("chunks", list(chunk_ids))
         names = {chunks.document(point.payload) for point in stored.values()}
         return sorted(name for name in names if name is not None)
+
+    def _as_before(self) -> Order:
+        """A back-fill with the fields of the last one, and the merger at work."""
+        return self._order(Wanted(), known=(self._state.merger,))
 
     def _order(self, wanted: Wanted, **more: Any) -> Order:
         given = self._state.chosen or self._texts.chosen

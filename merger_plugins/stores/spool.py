@@ -112,6 +112,7 @@ class Spool:
         )
         self._db.execute("CREATE TABLE known (document TEXT PRIMARY KEY, content TEXT, stop INTEGER)")
         self._db.execute("CREATE TABLE made (document TEXT PRIMARY KEY, size INTEGER)")
+        self._db.execute("CREATE TABLE points (id TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def __enter__(self) -> Self:
         return self
@@ -227,12 +228,29 @@ class Spool:
         row = self._db.execute("SELECT size FROM made WHERE document = ?", (document,)).fetchone()
         return 0 if row is None else int(row[0])
 
+    def is_noted(self, document: str) -> bool:
+        """Whether `note` was told of it."""
+        found = self._db.execute("SELECT 1 FROM made WHERE document = ?", (document,)).fetchone()
+        return found is not None
+
     def gone(self) -> Iterator[str]:
         """Documents that are known and have no chunk any more."""
         rows = self._db.execute(
             "SELECT document FROM known WHERE document NOT IN (SELECT document FROM chunks) ORDER BY document"
         )
         return (row[0] for row in rows.fetchall())
+
+    def expect(self, ids: Iterable[str]) -> None:
+        """Keep ids of points that belong into the companion."""
+        with self._disk():
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT OR IGNORE INTO points VALUES (?)", [(one,) for one in ids])
+            self._db.execute("COMMIT")
+
+    def is_expected(self, point_id: str) -> bool:
+        """Whether a point belongs there."""
+        found = self._db.execute("SELECT 1 FROM points WHERE id = ?", (point_id,)).fetchone()
+        return found is not None
 
     def vectors(self, rows: Sequence[int]) -> Matrix:
         """(n, d) float32, the vectors in these rows."""

@@ -92,6 +92,10 @@ class Weaver:
             ids += [self.ids.chunk(name, place) for place in range(now, before)]
         return ids
 
+    def expected(self, document: Gathered) -> list[str]:
+        """Ids of the points that a document has in the companion."""
+        return [self.ids.root(document.name), *self.stale(None, document.name, len(document))]
+
     def _is_flat(self, document: Gathered) -> bool:
         """Whether the tree reads the chunks themselves, so that many documents can be merged at once."""
         return len(frontier(len(document), self.merger.fanout, lazy=self.merger._lazy_carry)) == 1

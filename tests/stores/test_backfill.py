@@ -702,7 +702,7 @@ class TestRefused:
 
 
 def test_a_document_longer_than_a_block_is_merged_part_by_part(local, monkeypatch):
-    monkeypatch.setattr("merger_plugins.stores.backfill._FLOATS_AT_ONCE", 64 * DIMENSION)
+    monkeypatch.setattr("merger_plugins.stores.gathering._FLOATS_AT_ONCE", 64 * DIMENSION)
     texts = corpus(4, (5, 333, 64, 2))
     create(local)
     put(local, texts)

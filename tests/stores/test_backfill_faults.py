@@ -136,7 +136,7 @@ def client(request, tmp_path):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_wherever_the_connection_drops_a_repeat_completes_it(client, after, monkeypatch):
-    monkeypatch.setattr("merger_plugins.stores.backfill._FLOATS_AT_ONCE", 64 * DIMENSION)
+    monkeypatch.setattr("merger_plugins.stores.gathering._FLOATS_AT_ONCE", 64 * DIMENSION)
     monkeypatch.setattr("merger_plugins.qdrant.backend._IDS_AT_ONCE", 30)
     dropped = 0
     for at in range(200):
@@ -163,7 +163,7 @@ def test_a_slow_database_is_waited_for(client):
 
 @pytest.mark.parametrize("stage", ["reading", "merging"])
 def test_a_server_that_goes_away(tmp_path, stage, monkeypatch):
-    monkeypatch.setattr("merger_plugins.stores.backfill._FLOATS_AT_ONCE", 64 * DIMENSION)
+    monkeypatch.setattr("merger_plugins.stores.gathering._FLOATS_AT_ONCE", 64 * DIMENSION)
     monkeypatch.setattr("merger_plugins.chroma.backend._POINTS_AT_ONCE", 30)
     server = ChromaServer(tmp_path)
     try:

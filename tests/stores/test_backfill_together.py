@@ -240,7 +240,7 @@ class TestServer:
 
     def test_a_holder_that_lost_its_hold_writes_no_more(self, app, monkeypatch):
         monkeypatch.setattr(holding, "_BEAT", 0.0)
-        monkeypatch.setattr("merger_plugins.stores.backfill._FLOATS_AT_ONCE", 64 * DIMENSION)
+        monkeypatch.setattr("merger_plugins.stores.gathering._FLOATS_AT_ONCE", 64 * DIMENSION)
         texts = corpus(4, LENGTHS)
         app.write("app", "cosine", texts)
         backend = ChromaBackend(app.url, "app")
