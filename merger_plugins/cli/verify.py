@@ -28,7 +28,11 @@ def command(
     collection: options.Collection = options.DEFAULT_COLLECTION,
     as_json: options.Json = False,
 ) -> None:
-    """Derive every section and root again and compare; exits with 1 where something is left wrong."""
+    """Derive every section and root again and compare; exits with 1 where something is left wrong.
+
+    In a back-filled collection, documents that the application changed since are told and count as no damage;
+    --repair merges them too.
+    """
     hint = "Nothing was changed." if not repair else "Run it again."
     with running("verify", as_json=as_json, interrupted=hint) as output:
         with opened(store, collection) as opened_store:
@@ -54,7 +58,11 @@ def command(
         output.print(listed)
         if len(found) > _LISTED:
             output.print(f"and {len(found) - _LISTED:,} more; --json lists them all")
-        if left and repair:
+        if left and all(problem.kind == "outdated" for problem in left):
+            output.note(
+                f"{len(left):,} documents changed since the last back-fill. Run: merger-plugins backfill"
+            )
+        elif left and repair:
             output.problem(f"{len(left):,} problems are left: {left[0].document_id}: {left[0].detail}")
         elif left:
             output.problem(f"{len(left):,} problems. Run: merger-plugins verify --repair")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -224,11 +224,7 @@ class _Comparison:
         where = Where(documents=[self._only])
         if not self.backend.count("chunks", where):
             return Where()  # it may be named inside JSON text
-        return (
-            where
-            if can_filter(self.backend, self.edition, self.settings.namespace, [self._only])
-            else Where()
-        )
+        return where if can_filter(self.backend, self.edition, self.settings, [self._only]) else Where()
 
     def _roots(self) -> Iterator[tuple[str, str, int]]:
         """Of each document that has a root: its name, content and number of chunks."""
@@ -242,28 +238,46 @@ class _Comparison:
     # -- documents -------------------------------------------------------------------------------------
 
     def _of(self, documents: Sequence[Gathered], spool: Spool, weaver: Weaver) -> Iterator[Problem]:
-        same: list[Gathered] = []
+        merged: list[Gathered] = []
+        changed: set[str] = set()
         for document in documents:
-            is_same, before = spool.is_known(document)
-            if is_same:
-                same.append(document)
-            elif before:
-                spool.note([document])
-                detail = f"the application changed its chunks since the last back-fill. {_AGAIN}"
-                yield Problem("outdated", document.name, None, None, detail, self.ids.root(document.name))
+            same, before = spool.is_known(document)
+            if same or before:
+                merged.append(document)
+                if not same:
+                    changed.add(document.name)
             else:
                 spool.expect(weaver.expected(document))
                 yield self._rootless(document.name)
-        for woven in weaver.weave(same) if same else ():
+        told: set[str] = set()
+        for problem in self._of_merged(merged, changed, spool, weaver):
+            name = problem.document_id
+            if name is None or name not in changed:
+                yield problem
+            elif name not in told:
+                told.add(name)
+                spool.note([Gathered(name)])
+                detail = f"the application changed its chunks since the last back-fill. {_AGAIN}"
+                yield Problem("outdated", name, None, None, detail, self.ids.root(name))
+
+    def _of_merged(
+        self, documents: Sequence[Gathered], changed: Collection[str], spool: Spool, weaver: Weaver
+    ) -> Iterator[Problem]:
+        """What differs; that documents changed, by their content, says only why.
+
+        A client that rounds vectors anew changes the content too, and none of the merged vectors.
+        """
+        for woven in weaver.weave(documents) if documents else ():
             named = self.reading.contextual == "named"
             if named:
-                yield from self._named(woven.contextual, same)
+                yield from self._named(woven.contextual, documents)
             points = [*([] if named else woven.contextual), *woven.sections, *woven.roots]
             spool.expect(point.id for point in points)
             stored = self.backend.fetch("merged", [p.id for p in points], vectors=True) if points else {}
             for point in points:
                 there = stored.get(point.id)
-                detail = "it is not in the store" if there is None else _difference(point, there)
+                skipped = "content" if point.payload["document_id"] in changed else ""
+                detail = "it is not in the store" if there is None else _difference(point, there, skipped)
                 if detail:
                     kind: ProblemKind = "missing" if there is None else _kind(detail)
                     yield _problem(kind, point.payload, detail, None if there is None else point.id)
@@ -324,9 +338,11 @@ def _kind(detail: str) -> ProblemKind:
     return "fingerprint" if detail.startswith("its fingerprint") else "wrong"
 
 
-def _difference(point: Point, stored: Point) -> str:
-    """What is wrong with a stored point of the companion; nothing where it is right."""
+def _difference(point: Point, stored: Point, skipped: str) -> str:
+    """What is wrong with a stored point of the companion, but for one key; nothing where it is right."""
     for key, value in point.payload.items():
+        if key == skipped:
+            continue
         there = stored.payload.get(key)
         if key == "mass":
             if not isinstance(there, int | float) or not np.isclose(there, value, rtol=TOLERANCE):

@@ -8,8 +8,11 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("qdrant_client")
 
+from qdrant_client import QdrantClient
+
 from merger_plugins import MeanMerger, load_merger
 from merger_plugins.qdrant import QdrantStore
+from tests.stores.foreign import corpus, create, point_id, put
 from tests.strategies import chunk_vectors
 
 
@@ -80,3 +83,49 @@ def test_another_mergers_store(run):
 
 def test_no_store(run):
     assert "There is no store" in run(code=1).stderr
+
+
+@pytest.fixture
+def app(run):
+    """A back-filled collection in the folder."""
+    client = QdrantClient(path="db")
+    create(client, collection="documents")
+    put(client, corpus(), collection="documents")
+    QdrantStore(client, "documents").backfill()
+    client.close()
+
+
+def in_folder(change):
+    client = QdrantClient(path="db")
+    change(client)
+    client.close()
+
+
+def lose_the_root_of_d6(client):
+    with QdrantStore(client, "documents") as store:
+        store.inspect()
+        foreign, settings = store._state.foreign, store._state.settings
+        store._backend.delete("merged", [foreign.edition.ids(settings.namespace).root("d6")])
+
+
+def test_a_back_filled_collection(run, app):
+    assert "what its chunks give" in run().stdout
+    in_folder(lose_the_root_of_d6)
+    result = run(code=1)
+    assert "d6" in result.stdout
+    assert "verify --repair" in result.stderr
+    run("d5")
+    document = json.loads(run("--repair", "--json").stdout)
+    assert (len(document["problems"]), document["repaired"], document["left"]) == (1, 1, [])
+    assert "what its chunks give" in run().stdout
+
+
+def test_a_back_filled_collection_that_its_application_changed(run, app):
+    in_folder(lambda client: client.delete("documents", [point_id("d6", 3)]))
+    result = run()
+    assert "outdated" in result.stdout
+    assert "merger-plugins backfill" in result.stderr
+    (problem,) = json.loads(run("--json").stdout)["left"]
+    assert (problem["kind"], problem["document_id"]) == ("outdated", "d6")
+    assert "all repaired" in run("--repair").stdout
+    assert "what its chunks give" in run().stdout

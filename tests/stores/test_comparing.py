@@ -415,3 +415,22 @@ def test_only_the_document_is_read(store, app):
         assert list(store.verify("d6")) == []
         assert sorted(seen) == sorted(point_id("d6", place) for place in range(35))
         assert store._backend.count("chunks", Where()) > len(seen)
+
+
+def test_a_text_that_changes_nothing_that_was_made_is_no_problem(store, app):
+    """As where a client rounds vectors anew: what was merged is still what the chunks give."""
+    noise = np.random.default_rng(8).uniform(-1e-6, 1e-6, corpus()["d6"].shape).astype(np.float32)
+    app.write(NAME, app.cosine, {"d6": corpus()["d6"] + noise})
+    assert list(store.verify()) == []
+    assert store.backfill().merged == 1
+
+
+def test_an_embedded_folder_that_is_opened_again(tmp_path):
+    with QdrantStore(tmp_path / "db", "app", merger=informed()) as store:
+        store.inspect()
+        client = store._backend._connection._client
+        foreign.create(client)
+        foreign.put(client, corpus())
+        store.backfill()
+    with QdrantStore(tmp_path / "db", "app", merger=informed()) as store:
+        assert list(store.verify()) == []
