@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.errors import StoreError
 
@@ -315,6 +318,21 @@ class Backend(ABC):
             exact: whether to go past the index, which may overlook a point.
             payload: as `fetch`.
         """
+
+    def scores(self, shelf: Shelf, ids: Sequence[str], query: Vector) -> dict[str, float]:
+        """Cosines of points with a query, by id; those that are not there, or have no vector, are left out.
+
+        Args:
+            shelf: which collection.
+            ids: of the points.
+            query: (d,) of any length.
+        """
+        stored = self.fetch(shelf, ids, payload=False, vectors=True) if ids else {}
+        rows = {point_id: point.vector for point_id, point in stored.items() if point.vector is not None}
+        if not rows:
+            return {}
+        cosines = unit(np.stack(list(rows.values()))) @ unit(query[None])[0]
+        return dict(zip(rows, cosines.tolist(), strict=True))
 
     def mend(self) -> None:  # noqa: B027 - for those that a crash harms
         """Make what the database itself cannot read any more readable again, as far as it goes.

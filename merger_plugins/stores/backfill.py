@@ -139,17 +139,21 @@ class _Run:
 
     def _some(self, reading: Reading, base: SequenceMerger) -> Where:
         """The documents that were asked for, if they can be merged by themselves; else all."""
-        names, foreign = self.order.documents, self.foreign
-        if names is None or foreign is None or foreign.current is None or foreign.pending is not None:
+        names, foreign, settings = self.order.documents, self.foreign, self._hold.settings
+        if (
+            names is None
+            or settings is None
+            or foreign is None
+            or foreign.current is None
+            or foreign.pending is not None
+        ):
             return Where()
         edition = foreign.current
         if edition.reading != reading or self._merger_of(edition, base) is None:
             return Where()
         if self._outgrown(edition, self.backend.count("chunks", Where())):
             return Where()
-        return (
-            Where(documents=names) if can_filter(self.backend, edition, self._namespace(), names) else Where()
-        )
+        return Where(documents=names) if can_filter(self.backend, edition, settings, names) else Where()
 
     def _fits(self, dimension: int) -> None:
         """Refuse a companion that an earlier collection of this name left."""

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.stores.backend import Backend, Payload, Point, Scored, Where
 from merger_plugins.stores.changes import tree_of
 from merger_plugins.stores.foreign import CHUNK, CHUNKS, CONTEXTUAL_KIND, Edition
 from merger_plugins.stores.places import filled
 from merger_plugins.stores.records import METADATA, TEXT, PointIds
+
+_SECTIONS_BY_ID = 2_000
+"""How many sections of documents are looked up by their ids; more are asked for by a filter."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class ChunkPoints(ABC):
         self, query: Vector, limit: int, where: Where, *, contextual: bool, per_document: bool = False
     ) -> list[Scored]:
         """Chunk points by cosine, best first; arguments as `Backend.nearest`."""
+
+    @abstractmethod
+    def root(self, document_id: str) -> str:
+        """The id of a document's root."""
 
     @abstractmethod
     def document(self, payload: Payload) -> str | None:
@@ -112,6 +118,10 @@ class OwnChunks(ChunkPoints):
             "chunks", query, limit, where, contextual=contextual, per_document=per_document
         )
 
+    def root(self, document_id: str) -> str:
+        """By the document's name."""
+        return self._ids.root(document_id)
+
     def document(self, payload: Payload) -> str | None:
         """As it was ingested."""
         return payload.get("document_id")
@@ -142,13 +152,7 @@ class OwnChunks(ChunkPoints):
             if {"document_id", "position"} <= point.payload.keys()
         }
         wanted = sorted(set(section_of.values())) if sections else []
-        stored = self._backend.fetch("merged", wanted, payload=False, vectors=True) if wanted else {}
-        direction = unit(query[None])[0]
-        cosines = {
-            point_id: float(direction @ point.vector)
-            for point_id, point in stored.items()
-            if point.vector is not None
-        }
+        cosines = self._backend.scores("merged", wanted, query)
         return {
             point.id: Place(point.payload.get("position"), cosines.get(section_of.get(point.id, "")))
             for point in points
@@ -188,11 +192,15 @@ class ForeignChunks(ChunkPoints):
     Args:
         backend: the database, its form that of the edition.
         edition: what is searched.
+        ids: of the edition.
+        fanout: of its merger.
     """
 
-    def __init__(self, backend: Backend, edition: Edition) -> None:
+    def __init__(self, backend: Backend, edition: Edition, ids: PointIds, fanout: int) -> None:
         self._backend = backend
         self._reading = edition.reading
+        self._ids = ids
+        self._fanout = fanout
         self.match = {"edition": edition.name}
         self.contextual = edition.reading.contextual != "none"
 
@@ -214,6 +222,10 @@ class ForeignChunks(ChunkPoints):
             for scored in found
             if scored.point.payload[CHUNK] in stored
         ]
+
+    def root(self, document_id: str) -> str:
+        """By the document's name."""
+        return self._ids.root(document_id)
 
     def document(self, payload: Payload) -> str | None:
         """By the field that the collection is grouped by."""
@@ -240,43 +252,77 @@ class ForeignChunks(ChunkPoints):
         return None
 
     def places(self, points: Sequence[Point], query: Vector, *, sections: bool) -> dict[str, Place]:
-        """In one request, for the sections that name one of these chunks."""
-        ids = sorted({point.id for point in points})
-        documents = sorted({name for point in points if (name := self.document(point.payload)) is not None})
+        """Three requests, for the sections of the documents; one by a filter where these have too many."""
+        ids, documents = self._named(points)
         if not sections or not documents:
             return {}
-        where = Where({**self.match, "level": 1}, documents=documents, members=ids)
-        found = self._backend.nearest(
-            "merged", query, len(ids), where, exact=True, payload=[CHUNKS, "position"]
+        parts = self._parts(documents)
+        if parts is None:
+            where = Where({**self.match, "level": 1}, documents=documents, members=sorted(ids))
+            found = self._backend.nearest(
+                "merged", query, len(ids), where, exact=True, payload=[CHUNKS, "position"]
+            )
+            return {
+                point_id: Place(scored.point.payload["position"] + offset, scored.score)
+                for scored in found
+                for offset, point_id in enumerate(scored.point.payload[CHUNKS])
+            }
+        naming = [part for part in parts if not ids.isdisjoint(part.payload[CHUNKS])]
+        cosines = self._backend.scores(
+            "merged", [part.id for part in naming if part.payload["level"] == 1], query
         )
         return {
-            point_id: Place(scored.point.payload["position"] + offset, scored.score)
-            for scored in found
-            for offset, point_id in enumerate(scored.point.payload[CHUNKS])
+            point_id: Place(part.payload["position"] + offset, cosines.get(part.id))
+            for part in naming
+            for offset, point_id in enumerate(part.payload[CHUNKS])
         }
 
     def positions(self, points: Sequence[Point]) -> dict[str, int]:
-        """In one request, for the sections and short documents that name one of these chunks."""
-        ids = sorted({point.id for point in points})
-        documents = sorted({name for point in points if (name := self.document(point.payload)) is not None})
+        """Two requests, for the sections and short documents that name these chunks, or one by a filter."""
+        ids, documents = self._named(points)
         if not documents:
             return {}
-        found = self._backend.scan(
-            "merged", Where(self.match, documents=documents, members=ids), payload=[CHUNKS, "position"]
-        )
+        parts: Iterable[Point] | None = self._parts(documents)
+        if parts is None:
+            where = Where(self.match, documents=documents, members=sorted(ids))
+            parts = self._backend.scan("merged", where, payload=[CHUNKS, "position"])
         return {
-            point_id: point.payload["position"] + offset
-            for point in found
-            for offset, point_id in enumerate(point.payload[CHUNKS])
+            point_id: part.payload["position"] + offset
+            for part in parts
+            for offset, point_id in enumerate(part.payload[CHUNKS])
         }
 
     def of(self, document_id: str, last: int | None = None) -> list[Point]:
-        """In two requests."""
-        where = Where(self.match, documents=[document_id])
-        parts = self._backend.scan("merged", where, payload=[CHUNKS, "position"])
-        naming = sorted((p for p in parts if CHUNKS in p.payload), key=lambda p: p.payload["position"])
-        ids = [point_id for point in naming for point_id in point.payload[CHUNKS]]
+        """In three requests."""
+        parts = self._parts([document_id], most=None) or []
+        naming = sorted(parts, key=lambda part: part.payload["position"])
+        ids = [point_id for part in naming for point_id in part.payload[CHUNKS]]
         return _in_order(self._backend, ids[-last:] if last else ids)
+
+    def _named(self, points: Sequence[Point]) -> tuple[set[str], list[str]]:
+        """The ids of points, and the names of their documents."""
+        names = {name for point in points if (name := self.document(point.payload)) is not None}
+        return {point.id for point in points}, sorted(names)
+
+    def _parts(self, documents: Sequence[str], most: int | None = _SECTIONS_BY_ID) -> list[Point] | None:
+        """The points that name the chunks of documents: sections, or the root of a short one.
+
+        None where they are more than `most`.
+        """
+        name_of = {self._ids.root(name): name for name in documents}
+        keys = [CHUNKS, "position", "level"]
+        roots = self._backend.fetch("merged", list(name_of), payload=[*keys, "stop"])
+        short = [root for root in roots.values() if CHUNKS in root.payload]
+        wanted = [
+            self._ids.section(name_of[root.id], 1, index)
+            for root in roots.values()
+            if CHUNKS not in root.payload
+            for index in range(-(-root.payload.get("stop", 0) // self._fanout))
+        ]
+        if most is not None and len(wanted) > most:
+            return None
+        sections = self._backend.fetch("merged", wanted, payload=keys) if wanted else {}
+        return [*short, *sections.values()]
 
     def inside(self, merged: Sequence[Point]) -> dict[str, list[Payload]]:
         """By the ids that each section names."""

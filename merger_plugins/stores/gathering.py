@@ -53,14 +53,14 @@ def opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, Fo
     return vectors, settings, foreign
 
 
-def can_filter(backend: Backend, edition: Edition, namespace: str, names: Sequence[str]) -> bool:
+def can_filter(backend: Backend, edition: Edition, settings: Settings, names: Sequence[str]) -> bool:
     """Whether the database finds the chunks of documents by their names, which JSON text may hide."""
-    ids = edition.ids(namespace)
+    ids = edition.ids(settings.namespace)
     roots = backend.fetch("merged", [ids.root(name) for name in names], payload=["document_id"])
     for root in roots.values():
         name = root.payload.get("document_id", "")
         if not backend.count("chunks", Where(documents=[name])):
-            known = ForeignChunks(backend, edition).of(name)
+            known = ForeignChunks(backend, edition, ids, settings.fanout).of(name)
             if any(edition.reading.document_of(point.payload) == name for point in known):
                 return False
     return True

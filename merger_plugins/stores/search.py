@@ -241,7 +241,9 @@ def _fused(
     candidates = {scored.point.id: scored for scored in found}
     documents = {chunks.document(scored.point.payload) for scored in found}
     named = sorted(document for document in documents if isinstance(document, str))
-    roots |= _root_scores(backend, query, match, [document for document in named if document not in roots])
+    left = {chunks.root(document): document for document in named if document not in roots}
+    scores = backend.scores("merged", list(left), query)
+    roots |= {left[root_id]: score for root_id, score in scores.items()}
     points = [scored.point for scored in candidates.values()]
     places = chunks.places(points, query, sections=bool(weights.section))
     hits = [
@@ -267,18 +269,6 @@ def _best_of_each(hits: Iterable[Hit]) -> list[Hit]:
     for hit in hits:
         best.setdefault(hit.document_id or hit.id, hit)
     return list(best.values())
-
-
-def _root_scores(
-    backend: Backend, query: Vector, match: Mapping[str, str | int], documents: Sequence[str]
-) -> dict[str, float]:
-    """Document id -> the cosine of its root."""
-    if not documents:
-        return {}
-    where = Where(match, documents=documents)
-    return _by_document(
-        backend.nearest("merged", query, len(documents), where, exact=True, payload=["document_id"])
-    )
 
 
 def _by_document(found: Iterable[Scored]) -> dict[str, float]:

@@ -235,7 +235,10 @@ class StoreState:
     def chunks(self) -> ChunkPoints:
         """The chunk points, as searches read them."""
         if self.foreign is not None:
-            return ForeignChunks(self.backend, self.foreign.edition)
+            edition, settings = self.foreign.edition, self.settings
+            assert settings is not None
+            ids = edition.ids(settings.namespace)
+            return ForeignChunks(self.backend, edition, ids, settings.fanout)
         held = self._held
         assert held.merger is not None
         if held.settings is None:
