@@ -61,6 +61,7 @@ class _Run:
         self._hold = Hold(backend, settings)
         self._where = Where()
         self._sweeps = False
+        self._damaged = False
         self._fanout = 0
 
     def run(self) -> Backfilled:
@@ -194,9 +195,16 @@ class _Run:
         return self._new_edition(spool, reading, base)
 
     def _merger_of(self, edition: Edition, base: SequenceMerger) -> SequenceMerger | None:
+        """The merger that made an edition; None where its calibration is damaged, and `anew` is on."""
         assert self._hold.settings is not None
         dimension = self.vectors[edition.reading.vector].dimension
-        return merger_of(self.backend, self._hold.settings, edition, self.order, base, dimension)
+        try:
+            return merger_of(self.backend, self._hold.settings, edition, self.order, base, dimension)
+        except StoreError as error:
+            if type(error) is not StoreError or not self.order.anew:
+                raise
+            self._damaged = True
+            return None
 
     def _outgrown(self, edition: Edition, chunks: int) -> bool:
         """Whether an edition's calibration is to be made again."""
@@ -223,8 +231,9 @@ class _Run:
             self.order.report("calibrating", done, spool.chunks)
         merger = base.calibrated(statistics)
         edition = Edition(reading.edition(merger.fingerprint), reading, merger.fingerprint)
-        if self.foreign and self.foreign.current and edition.name == self.foreign.current.name:
-            return self.foreign.current, merger  # the collection is as it was
+        current = self.foreign.current if self.foreign else None
+        if current is not None and edition.name == current.name and not self._damaged:
+            return current, merger  # the collection is as it was
         self.backend.create(spool.dimension, contextual=False)
         own = PointIds(UUID(self._namespace()))
         pieces = write_statistics(statistics, merger.fingerprint, own, self.backend)

@@ -19,7 +19,6 @@ from merger_plugins.stores.gathering import (
     base_of,
     batches,
     block_of,
-    can_filter,
     in_lots,
     merger_of,
     opened,
@@ -222,9 +221,7 @@ class _Comparison:
         if self._only is None:
             return Where()
         where = Where(documents=[self._only])
-        if not self.backend.count("chunks", where):
-            return Where()  # it may be named inside JSON text
-        return where if can_filter(self.backend, self.edition, self.settings, [self._only]) else Where()
+        return where if self.backend.count("chunks", where) else Where()  # its name may be inside JSON text
 
     def _roots(self) -> Iterator[tuple[str, str, int]]:
         """Of each document that has a root: its name, content and number of chunks."""

@@ -170,7 +170,8 @@ def read_statistics(settings: Settings, backend: Backend) -> CalibrationStatisti
     except (KeyError, ValueError, ArtefactError) as error:
         raise StoreError(
             f"The calibration stored in {backend.place} is damaged ({error!r}). Pass the calibrated merger, "
-            "or call calibrate() to gather it again from the chunks."
+            "or call calibrate() to gather it again from the chunks; for a collection that was back-filled, "
+            "backfill(anew=True)."
         ) from error
 
 

@@ -9,7 +9,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from merger_plugins import MeanMerger
-from merger_plugins.errors import ConflictError, FingerprintError, StoreUnavailableError
+from merger_plugins.errors import ConflictError, FingerprintError, StoreError, StoreUnavailableError
 from merger_plugins.qdrant import QdrantStore
 from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Point, Where
@@ -434,3 +434,22 @@ def test_an_embedded_folder_that_is_opened_again(tmp_path):
         store.backfill()
     with QdrantStore(tmp_path / "db", "app", merger=informed()) as store:
         assert list(store.verify()) == []
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_calibration_that_is_damaged_is_gathered_again(app, grown):
+    app.write(NAME, app.cosine, corpus())
+    kind = type(app.store(NAME))
+    store = kind(app.client, NAME)
+    first = store.backfill()
+    pieces = list(store._backend.scan("merged", Where({"kind": "calibration"})))
+    store._backend.delete("merged", [pieces[0].id])
+    if grown:
+        app.write(NAME, app.cosine, {"d9": corpus()["d5"]})
+    for call in (lambda: list(kind(app.client, NAME).verify()), kind(app.client, NAME).repair):
+        with pytest.raises(StoreError, match="anew=True"):
+            call()
+    done = kind(app.client, NAME).backfill(anew=True)
+    assert (done.fingerprint == first.fingerprint) is not grown
+    assert done.merged == (len(corpus()) + 1 if grown else 0)
+    assert list(kind(app.client, NAME).verify()) == []
