@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
+from time import sleep
 
 import numpy as np
 
@@ -36,6 +38,9 @@ _DELETED_AT_ONCE = 1_000
 _ROUNDS = 2
 """The second is for what an unfinished back-fill made, which is only looked at once it is complete."""
 
+_WAITS = (0.0, 0.2, 1.0)
+"""Seconds before a document is looked at again that a back-fill wrote meanwhile."""
+
 _AGAIN = "Run backfill()"
 
 
@@ -51,7 +56,7 @@ def verify_backfilled(backend: Backend, order: Order, document_id: str | None = 
         document_id: only this document; None for all.
 
     Raises:
-        ConflictError: a back-fill wrote meanwhile, so that differences may be no damage.
+        ConflictError: back-fills go on writing, so that differences may be no damage.
         StoreError: the calibration is damaged, or the database fails.
     """
     backend = copy(backend)  # its form may be another one than that of searches under way
@@ -175,14 +180,33 @@ class _Comparison:
         return self.edition.reading
 
     def run(self, dimension: int) -> Iterator[Problem]:
-        """All differences; see `verify_backfilled`."""
+        """All differences; documents that a back-fill may have changed meanwhile are read again."""
+        told: set[Problem] = set()
+        again: set[str] = set()
         for problem in self._differences(dimension):
+            name = problem.document_id
+            if name in again:
+                continue
+            found = [problem]
             if self._is_changed():
-                raise ConflictError(
-                    f"A back-fill of {self.backend.collection!r} wrote while its points were compared, so "
-                    "that differences may be no damage. Repeat the call when no back-fill is at work."
-                )
-            yield problem
+                if name is None or self._only is not None:
+                    raise ConflictError(
+                        f"A back-fill of {self.backend.collection!r} wrote while its points were compared, "
+                        "so that differences may be no damage. Repeat the call when no back-fill is at work."
+                    )
+                again.add(name)
+                found = self._anew(name)
+            yield from (one for one in found if one not in told)
+            told.update(found)
+
+    def _anew(self, name: str) -> list[Problem]:
+        """The differences of one document as it is now."""
+        for wait in _WAITS:
+            sleep(wait)
+            with suppress(ConflictError):
+                found = verify_backfilled(self.backend, self.order, name)
+                return [problem for problem in found if problem.document_id is not None]
+        return list(verify_backfilled(self.backend, self.order, name))
 
     def _is_changed(self) -> bool:
         stored = self.backend.fetch("merged", [META_ID])

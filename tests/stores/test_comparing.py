@@ -368,19 +368,42 @@ def test_wherever_a_repair_is_interrupted_a_repeat_completes_it(changes):
     assert_merged(backend, corpus(), informed())
 
 
-def test_a_back_fill_meanwhile_is_told(app, store):
+def test_what_a_back_fill_wrote_meanwhile_is_no_problem(app, store):
     other = app.store(NAME)
     texts = corpus()
-    store._backend.delete(
-        "merged", [merged(store)[("d0", "root", 0)].id, merged(store)[("d7", "root", 0)].id]
-    )
+    lost = [merged(store)[name, "root", 0].id for name in ("d0", "d7")]
+    store._backend.delete("merged", lost)
     problems = store.verify()
     assert next(problems).document_id == "d0"
-    app.write(NAME, app.cosine, {"d3": texts["d5"]})
+    app.write(NAME, app.cosine, {"d3": texts["d5"], "d9": texts["d1"]})
     other.backfill()
-    with pytest.raises(ConflictError, match="Repeat the call"):
-        list(problems)
-    assert list(store.verify()) == []
+    store._backend.delete("merged", [merged(store)[SECTION].id])
+    assert named(problems) == [("missing", "d6", 1, 20)]
+    assert store.repair() == []
+    assert_repaired(app, store, {**texts, "d3": texts["d5"], "d9": texts["d1"]})
+
+
+def test_back_fills_that_never_end(app, store, monkeypatch):
+    monkeypatch.setattr("merger_plugins.stores.comparing._WAITS", (0.0,))
+    other, fetch = app.store(NAME), type(store._backend).fetch
+    store._backend.delete("merged", [merged(store)[ROOT].id])
+    busy = []
+
+    def meanwhile(self, shelf, ids, **options):
+        if shelf == "merged" and options.get("vectors") and not busy:
+            busy.append(True)
+            app.write(NAME, app.cosine, {"d0": chunk_vectors(next(seeds), 1, DIMENSION)})
+            other.backfill()
+            other._backend.delete("merged", [merged(other)[ROOT].id])
+            busy.clear()
+        return fetch(self, shelf, ids, **options)
+
+    seeds = iter(range(100, 200))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store._backend), "fetch", meanwhile)
+        with pytest.raises(ConflictError, match="Repeat the call"):
+            list(store.verify("d0"))
+    assert named(store.verify()) == [("missing", "d6", None, 0)]
 
 
 def test_documents_longer_than_a_block(app, monkeypatch):
