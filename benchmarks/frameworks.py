@@ -6,8 +6,8 @@ whose documents, each once, are the documents found. Afterwards the collection i
 vectors in the companion, and our retrievers are asked. Each answer is compared with the library's own.
 
 An adapter's overhead is what its retriever takes where the library answers at once, with what it answered
-before, less what the host takes for a retriever that has the same answer ready; it stands beside the time of
-the host's own retriever, measured in turns. Every sixth question is asked. Embeddings are kept in .cache/ and
+before, less what the host takes for a retriever that embeds the question and has its answer ready; it stands
+beside the time of the host's own retriever, measured in turns. Every sixth question is asked. Embeddings are kept in .cache/ and
 looked up by text, and every look-up is counted. Writes benchmarks/results/frameworks.json.
 """
 
@@ -180,8 +180,9 @@ class App:
 
 
 class ReadyLangChain(LangChainRetriever):
-    """Gives what it was made with."""
+    """Embeds the question and gives what it was made with."""
 
+    embeddings: Embeddings
     found: list[Document]
 
     def _get_relevant_documents(
@@ -190,17 +191,20 @@ class ReadyLangChain(LangChainRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - the host's
     ) -> list[Document]:
+        self.embeddings.embed_query(query)
         return self.found
 
 
 class ReadyLlama(LlamaRetriever):
-    """Gives what it was made with."""
+    """Embeds the question and gives what it was made with."""
 
-    def __init__(self, found: list[NodeWithScore]) -> None:
+    def __init__(self, embedding: BaseEmbedding, found: list[NodeWithScore]) -> None:
+        self._embedding = embedding
         self._found = found
         super().__init__()
 
-    def _retrieve(self, _query_bundle: QueryBundle) -> list[NodeWithScore]:
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        self._embedding.get_agg_embedding_from_queries(query_bundle.embedding_strs)
         return self._found
 
 
@@ -248,7 +252,7 @@ def langchain_app(corpus: Corpus, engine: str, folder: Path) -> App:
         ]
 
     def ready(question: str) -> Ask:
-        retriever = ReadyLangChain(found=own.invoke(question))
+        retriever = ReadyLangChain(embeddings=embeddings, found=own.invoke(question))
         return lambda question: listed(retriever.invoke(question))
 
     def after(mode: str) -> Ask:
@@ -304,7 +308,7 @@ def llama_app(corpus: Corpus, engine: str, folder: Path) -> App:
         return [(n.node.node_id, n.node.ref_doc_id or "", float(n.score or 0.0)) for n in found]
 
     def ready(question: str) -> Ask:
-        retriever = ReadyLlama(own.retrieve(question))
+        retriever = ReadyLlama(embedding, own.retrieve(question))
         return lambda question: listed(retriever.retrieve(question))
 
     def after(mode: str) -> Ask:
