@@ -42,6 +42,7 @@ _WAITS = (0.0, 0.2, 1.0)
 """Seconds before a document is looked at again that a back-fill wrote meanwhile."""
 
 _AGAIN = "Run backfill()"
+_OTHER_CHUNKS = "it names other chunks than it is made of"
 
 
 def verify_backfilled(backend: Backend, order: Order, document_id: str | None = None) -> Iterator[Problem]:
@@ -270,16 +271,19 @@ class _Comparison:
             else:
                 spool.expect(weaver.expected(document))
                 yield self._rootless(document.name)
-        told: set[str] = set()
+        doubtful: dict[str, list[Problem]] = {}
         for problem in self._of_merged(merged, changed, spool, weaver):
-            name = problem.document_id
-            if name is None or name not in changed:
+            if problem.document_id in changed:
+                doubtful.setdefault(problem.document_id, []).append(problem)
+            else:
                 yield problem
-            elif name not in told:
-                told.add(name)
-                spool.note([Gathered(name)])
-                detail = f"the application changed its chunks since the last back-fill. {_AGAIN}"
-                yield Problem("outdated", name, None, None, detail, self.ids.root(name))
+        for name, problems in doubtful.items():
+            if not any(problem.level is None or problem.detail == _OTHER_CHUNKS for problem in problems):
+                yield from problems  # the root is what its chunks give
+                continue
+            spool.note([Gathered(name)])
+            detail = f"the application changed its chunks since the last back-fill. {_AGAIN}"
+            yield Problem("outdated", name, None, None, detail, self.ids.root(name))
 
     def _of_merged(
         self, documents: Sequence[Gathered], changed: Collection[str], spool: Spool, weaver: Weaver
@@ -370,7 +374,7 @@ def _difference(point: Point, stored: Point, skipped: str) -> str:
                 return f"its mass is {there} and should be {value}"
         elif there != value:
             if key in (CHUNKS, CHUNK):
-                return "it names other chunks than it is made of"
+                return _OTHER_CHUNKS
             if key == METADATA:
                 return "its metadata is not what its chunks share"
             return f"its {key} is {there!r} and should be {value!r}"

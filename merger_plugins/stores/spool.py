@@ -102,7 +102,11 @@ class Spool:
                 "scratch= (--scratch)."
             ) from error
         self._file = (Path(self._folder.name) / "vectors").open("w+b", buffering=0)
-        self._db = sqlite3.connect(Path(self._folder.name) / "chunks", isolation_level=None)
+        self._db = sqlite3.connect(
+            Path(self._folder.name) / "chunks",
+            isolation_level=None,
+            check_same_thread=False,  # `verify` goes on in whichever thread asks for the next problem
+        )
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536", "temp_store = FILE"):
             self._db.execute(f"PRAGMA {pragma}")
         keys_sql = "".join(f", n{i} REAL, t{i} TEXT" for i in range(keys))

@@ -10,7 +10,7 @@ from qdrant_client import QdrantClient, models
 
 from merger_plugins import MeanMerger
 from merger_plugins.errors import ConflictError, FingerprintError, StoreError, StoreUnavailableError
-from merger_plugins.qdrant import QdrantStore
+from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
 from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Point, Where
 from merger_plugins.stores.records import META_ID
@@ -204,6 +204,25 @@ def test_all_roots_and_sections_are_lost(app, store):
     assert named(store.verify()) == [("missing", name, None, 0) for name in corpus()]
     assert store.repair() == []
     assert_repaired(app, store)
+
+
+def test_another_order_of_chunks_is_no_damage():
+    """Which leaves the root of so short a document as it was."""
+    client = QdrantClient(":memory:")
+    foreign.create(client)
+    foreign.put(client, corpus())
+    store = QdrantStore(client, "app", merger=informed())
+    store.backfill()
+    before = merged(store)["d5", "root", 0].vector
+
+    def swapped(payload, name, place):
+        payload["metadata"]["start_index"] = 100 * {0: 15, 15: 0}.get(place, place)
+        return payload
+
+    foreign.put(client, {"d5": corpus()["d5"]}, change=swapped)
+    assert named(store.verify()) == [("outdated", "d5", None, None)]
+    assert store.repair() == []
+    np.testing.assert_allclose(merged(store)["d5", "root", 0].vector, before, atol=1e-6)
 
 
 def test_changes_of_the_application_are_no_damage(app, store):
@@ -476,3 +495,25 @@ def test_a_calibration_that_is_damaged_is_gathered_again(app, grown):
     assert (done.fingerprint == first.fingerprint) is not grown
     assert done.merged == (len(corpus()) + 1 if grown else 0)
     assert list(kind(app.client, NAME).verify()) == []
+
+
+async def test_in_an_event_loop_whichever_threads_it_takes(tmp_path):
+    with QdrantStore(tmp_path / "db", "app", merger=informed()) as store:
+        store.inspect()
+        client = store._backend._connection._client
+        foreign.create(client)
+        foreign.put(client, corpus())
+        store.backfill()
+        store._backend.delete("merged", [p.id for key, p in merged(store).items() if key[1] == "section"])
+    async with AsyncQdrantStore(tmp_path / "db", "app", merger=informed()) as store:
+        first, second = store.verify(), store.verify()
+        found = [[], []]
+        async for problem in first:
+            found[0].append(problem)
+            found[1].append(await anext(second))
+        assert found[0] == found[1]
+        assert len(found[0]) == sum(
+            -(-len(vectors) // 10) for vectors in corpus().values() if len(vectors) >= 10
+        )
+        assert await store.repair() == []
+        assert [problem async for problem in store.verify()] == []
