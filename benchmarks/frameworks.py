@@ -7,8 +7,9 @@ vectors in the companion, and our retrievers are asked. Each answer is compared 
 
 An adapter's overhead is what its retriever takes where the library answers at once, with what it answered
 before, less what the host takes for a retriever that embeds the question and has its answer ready; it stands
-beside the time of the host's own retriever, measured in turns. Every sixth question is asked. Embeddings are
-kept in .cache/ and looked up by text, and every look-up is counted. Writes benchmarks/results/frameworks.json.
+beside the time of the host's own retriever, measured in turns. Every sixth question is asked. Embeddings
+are kept in .cache/ and looked up by text, and every look-up is counted. Writes
+benchmarks/results/frameworks.json.
 """
 
 from __future__ import annotations
