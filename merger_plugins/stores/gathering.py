@@ -55,15 +55,21 @@ def opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, Fo
 
 def can_filter(backend: Backend, edition: Edition, settings: Settings, names: Sequence[str]) -> bool:
     """Whether the database finds the chunks of documents by their names, which JSON text may hide."""
-    ids = edition.ids(settings.namespace)
-    roots = backend.fetch("merged", [ids.root(name) for name in names], payload=["document_id"])
-    for root in roots.values():
-        name = root.payload.get("document_id", "")
-        if not backend.count("chunks", Where(documents=[name])):
-            known = ForeignChunks(backend, edition, ids, settings.fanout).of(name)
-            if any(edition.reading.document_of(point.payload) == name for point in known):
-                return False
-    return True
+    ids, reading = edition.ids(settings.namespace), edition.reading
+    unseen = [name for name in names if not backend.count("chunks", Where(documents=[name]))]
+    if not unseen:
+        return True
+    for point in islice(backend.scan("chunks", Where()), 1):
+        name = reading.document_of(point.payload)
+        if name is not None and not backend.count("chunks", Where(documents=[name])):
+            return False
+    chunks = ForeignChunks(backend, edition, ids, settings.fanout)
+    known = backend.fetch("merged", [ids.root(name) for name in unseen], payload=["document_id"])
+    return not any(
+        reading.document_of(point.payload) == root.payload.get("document_id")
+        for root in known.values()
+        for point in chunks.of(root.payload.get("document_id", ""))
+    )
 
 
 def base_of(backend: Backend, order: Order, dimension: int) -> SequenceMerger:

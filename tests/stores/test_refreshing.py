@@ -124,6 +124,9 @@ def test_names_inside_json_text_are_found_all_the_same():
     assert {key for key in after if key[0] != "d3"} == {key for key in before if key[0] != "d3"}
     assert after["d3", "root", 0].tolist() != before["d3", "root", 0].tolist()
     assert len(store.contents("d3")) == 12
+    foreign.put(client, {"d99": texts["d5"][:12]}, "by_hand", change=hidden)
+    assert store.refresh(["d99"]).merged == 1
+    assert len(store.contents("d99")) == 12
 
 
 def test_the_documents_of_chunks():
