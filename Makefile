@@ -5,6 +5,7 @@
 # make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
 DATA ?= ../shared/data
+WORKERS ?= 2
 DOCS ?=
 Q ?=
 
@@ -14,10 +15,10 @@ demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
 
 test: .venv/test/.done
-	.venv/test/bin/python -m pytest
+	.venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lowest: .venv/lowest/.done
-	.venv/lowest/bin/python -m pytest tests/stores/contract
+	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/stores/contract
 
 check: .venv/check/.done
 	.venv/check/bin/ruff check .

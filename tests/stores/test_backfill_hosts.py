@@ -101,7 +101,9 @@ class _InQdrant:
 class _InChroma:
     def __init__(self, space="l2"):
         super().__init__()
-        self.client = chromadb.EphemeralClient()
+        self.client = chromadb.EphemeralClient()  # all of a process share what is in it
+        for collection in self.client.list_collections():
+            self.client.delete_collection(collection.name)
         self.host = self.opened(space)
 
     def store(self):

@@ -13,6 +13,7 @@ from merger_plugins.errors import (
     StoreUnavailableError,
     StoreVersionError,
 )
+from merger_plugins.qdrant import QdrantStore
 from merger_plugins.stores import Document, MergedStore
 from merger_plugins.stores.records import META_ID
 from tests.stores.support import (
@@ -299,3 +300,16 @@ def test_documents_lists_documents_and_conversations(client):
     }
     assert [name for name, document in listed.items() if document.conversation] == ["chat"]
     assert listed["d1"].mass == 12
+
+
+def test_documents_that_never_rest_are_made_again_with_their_root_marked_first(monkeypatch):
+    monkeypatch.setattr("merger_plugins.stores.upkeep._LOSSES", 0)
+    store = QdrantStore(":memory:", merger=MeanMerger(), contextual=True)
+    for name, vectors in documents(4, 1, 12, 33).items():
+        store.ingest(name, vectors=vectors)
+        store.append(f"chat {name}", vectors[0])
+    before = {hit.id: hit.score for hit in store.search(documents(4, 1)["d0"][0], 50, "contextual")}
+    store.rebuild()
+    assert list(store.verify()) == []
+    after = {hit.id: hit.score for hit in store.search(documents(4, 1)["d0"][0], 50, "contextual")}
+    assert after == pytest.approx(before, abs=1e-5)
