@@ -35,6 +35,9 @@ bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks.retrieval --data "$(DATA)" --sets xquad_de xquad_es xquad_ru xquad_zh --result retrieval-languages
 	.venv/bench/bin/python -m benchmarks.passages --data "$(DATA)"
 	.venv/bench/bin/python -m benchmarks.long_texts --data "$(DATA)"
+	.venv/bench/bin/python -m benchmarks.conversation --data "$(DATA)"
+	.venv/bench/bin/python -m benchmarks.chat --data "$(DATA)"
+	.venv/bench/bin/python -m benchmarks.frameworks --data "$(DATA)"
 	.venv/bench/bin/python -m benchmarks.speed
 	.venv/bench/bin/python -m benchmarks.readme
 
