@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -61,6 +62,7 @@ class MergerVectorStore(VectorStore):
         self.vectorstore = vectorstore
         self.hook = hook
         self._options = backfill or {}
+        self._turn = asyncio.Lock()  # an embedded client cannot be written to and read at once
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("vectorstore", "hook"):  # not there yet, as while being copied
@@ -109,10 +111,11 @@ class MergerVectorStore(VectorStore):
 
     async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
         """As `add_documents`, by the wrapped store's own coroutine."""
-        before = await called(self.hook, "documents_of", _ids_of(documents, kwargs))
-        ids = await self.vectorstore.aadd_documents(documents, **kwargs)
-        await self._arefresh(before, ids)
-        return ids
+        async with self._turn:
+            before = await called(self.hook, "documents_of", _ids_of(documents, kwargs))
+            ids = await self.vectorstore.aadd_documents(documents, **kwargs)
+            await self._arefresh(before, ids)
+            return ids
 
     async def aadd_texts(
         self,
@@ -123,17 +126,19 @@ class MergerVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """As `add_texts`, by the wrapped store's own coroutine."""
-        before = await called(self.hook, "documents_of", ids or [])
-        added = await self.vectorstore.aadd_texts(texts, metadatas, ids=ids, **kwargs)
-        await self._arefresh(before, added)
-        return added
+        async with self._turn:
+            before = await called(self.hook, "documents_of", ids or [])
+            added = await self.vectorstore.aadd_texts(texts, metadatas, ids=ids, **kwargs)
+            await self._arefresh(before, added)
+            return added
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """As `delete`, by the wrapped store's own coroutine."""
-        before = await called(self.hook, "documents_of", ids or [])
-        deleted = await self.vectorstore.adelete(ids, **kwargs)
-        await self._arefresh(before if ids else None, [])
-        return deleted
+        async with self._turn:
+            before = await called(self.hook, "documents_of", ids or [])
+            deleted = await self.vectorstore.adelete(ids, **kwargs)
+            await self._arefresh(before if ids else None, [])
+            return deleted
 
     # -- reading ---------------------------------------------------------------------------------------
 
