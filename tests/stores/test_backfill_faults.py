@@ -25,8 +25,8 @@ from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Where
 from tests.stores.contract.hosts import ChromaServer
 from tests.stores.foreign import ChromaApp, QdrantApp, assert_merged, corpus, create, point_id, put
+from tests.stores.killing import dies
 from tests.stores.support import DIMENSION, informed
-from tests.stores.test_faults import dies
 from tests.strategies import chunk_vectors
 
 KILLS = max(int(os.environ.get("FAULT_RUNS", "24")) // 10, 3)
