@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
@@ -19,8 +20,6 @@ from llama_index.core.schema import (
 )
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from merger_plugins._batching import as_vector
-from merger_plugins._types import Vector
 from merger_plugins.errors import EmptyInputError, InputError
 from merger_plugins.llama_index.calls import (
     Steps,
@@ -134,43 +133,44 @@ class MergerRetriever(BaseRetriever):
         hits = yield of_store(self._store, method, query, self.similarity_top_k, **options)
         return [NodeWithScore(node=_node(hit), score=hit.score) for hit in hits]
 
-    def _query(self, bundle: QueryBundle) -> Steps[Vector]:
-        embedding: Any = bundle.embedding
-        if embedding is None:
-            texts = bundle.embedding_strs
-            if not any(text.strip() for text in texts):
-                raise EmptyInputError("The query is empty; there is nothing to search for.")
-            if self._embed_model is not None:
-                embedding = yield of_queries(self._embed_model, texts)
-            elif len(texts) == 1:
-                embedding = yield query_of_store(self._store, texts[0])
-            else:
-                vectors = []
-                for text in texts:
-                    vectors.append((yield query_of_store(self._store, text)))
-                embedding = MeanMerger().merge(vectors)
-            vector = as_vector(embedding, what="The query's vector")
-            bundle.embedding = vector.tolist()
-            return vector
-        return as_vector(embedding, what="The query's vector")
+    def _query(self, bundle: QueryBundle) -> Steps[Any]:
+        """The query's vector as it was made; the store checks it."""
+        if bundle.embedding is not None:
+            return bundle.embedding
+        texts = bundle.embedding_strs
+        if not any(text.strip() for text in texts):
+            raise EmptyInputError("The query is empty; there is nothing to search for.")
+        embedding: Any
+        if self._embed_model is not None:
+            embedding = yield of_queries(self._embed_model, texts)
+        elif len(texts) == 1:
+            embedding = yield query_of_store(self._store, texts[0])
+        else:
+            vectors = []
+            for text in texts:
+                vectors.append((yield query_of_store(self._store, text)))
+            embedding = MeanMerger().merge(vectors)
+        bundle.embedding = embedding if isinstance(embedding, list) else np.asarray(embedding).tolist()
+        return embedding
 
 
 def _node(hit: Hit) -> TextNode:
     """A node as LlamaIndex has it. Its id is the point's, so that `node_id` finds it in the collection."""
     metadata = dict(hit.metadata)
     if metadata.keys() >= _HOST_KEYS:
-        metadata = {key: value for key, value in metadata.items() if key not in _HOST_KEYS}
-    metadata |= {
-        key: value for key, value in (("speaker", hit.speaker), ("time", hit.time)) if value is not None
-    }
-    source = (
-        {} if hit.document_id is None else {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.document_id)}
-    )
+        for key in _HOST_KEYS:
+            del metadata[key]
+    if hit.speaker is not None:
+        metadata["speaker"] = hit.speaker
+    if hit.time is not None:
+        metadata["time"] = hit.time
     return TextNode(
         id_=hit.id,
         text=hit.text or "",
         metadata=metadata,
-        relationships=source,
+        relationships={}
+        if hit.document_id is None
+        else {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.document_id)},
         start_char_idx=hit.start,
         end_char_idx=hit.end,
     )
