@@ -1,6 +1,6 @@
 # make demo   the main job on the sample documents; DOCS=folder Q="a question" for your own
 # make test   everything the tests need, then the tests
-# make lowest the contract of the stores with the oldest clients that pyproject.toml claims
+# make lowest the contract of the stores with the oldest Qdrant and Chroma clients that pyproject.toml claims
 # make check  lint, types, import contracts, the wheel, a base-only install
 # make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
@@ -18,7 +18,7 @@ test: .venv/test/.done
 	.venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lowest: .venv/lowest/.done
-	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/stores/contract
+	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations/qdrant-client integrations/chroma-db tests/stores/test_ranking.py
 
 check: .venv/check/.done
 	.venv/check/bin/ruff check .

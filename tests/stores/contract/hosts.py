@@ -1,4 +1,7 @@
-"""The databases that the contract runs against; each opens the same data as often as it is asked."""
+"""The databases that the contract runs against; each opens the same data as often as it is asked.
+
+Every test of the contract takes `host`; the folders under ``integrations/`` say which databases that is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import time
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,16 +23,6 @@ import pytest
 
 from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Backend
-
-NAMES = [
-    "qdrant-memory",
-    "qdrant-folder",
-    "qdrant-edge",
-    "qdrant-server",
-    "chroma-memory",
-    "chroma-folder",
-    "chroma-server",
-]
 
 
 class Host(ABC):
@@ -209,6 +202,32 @@ OPEN: dict[str, Callable[[Path], Host]] = {
     "chroma-folder": _chroma_folder,
 }
 """All but the server that has to be started."""
+
+
+def fixtures(*names: str) -> tuple[Any, Any]:
+    """The fixtures `host` and `shared_host` of the contract, for these databases."""
+
+    @pytest.fixture(params=names)
+    def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+        yield from _opened(request, tmp_path)
+
+    @pytest.fixture(scope="class", params=names)
+    def shared_host(
+        request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Host]:
+        """For the tests of a class that only read what one of them wrote."""
+        yield from _opened(request, tmp_path_factory.mktemp("shared"))
+
+    return host, shared_host
+
+
+def _opened(request: pytest.FixtureRequest, folder: Path) -> Iterator[Host]:
+    if request.param == "chroma-server":
+        host: Host = Chroma(request.getfixturevalue("chroma_server").url, exclusive=False)
+    else:
+        host = OPEN[request.param](folder / "db")
+    yield host
+    host.close()
 
 
 class ChromaServer:

@@ -367,18 +367,17 @@ METADATA = [
 ]
 
 
-@pytest.fixture(scope="class")
-def filled(shared_host):
-    backend = shared_host.backend()
-    backend.create(DIMENSION, contextual=True)
-    backend.write(
-        "chunks",
-        points(1, 30, lambda i: {"document_id": f"d{i % 7}", "metadata": METADATA[i]}, contextual=True),
-    )
-    return backend
-
-
 class TestNearest:
+    @pytest.fixture(scope="class")
+    def filled(self, shared_host):
+        backend = shared_host.backend()
+        backend.create(DIMENSION, contextual=True)
+        backend.write(
+            "chunks",
+            points(1, 30, lambda i: {"document_id": f"d{i % 7}", "metadata": METADATA[i]}, contextual=True),
+        )
+        return backend
+
     @staticmethod
     def expected(query, *, contextual=False, keep=lambda _: True):
         vectors = np.stack([p.contextual if contextual else p.vector for p in points(1, 30, contextual=True)])

@@ -187,15 +187,14 @@ class TestTexts:
             )
 
 
-@pytest.fixture(scope="class", params=[False, True], ids=["plain", "contextual"])
-def filled(request, shared_host):
-    store = fill(shared_host, contextual=request.param)
-    yield store, request.param
-    store.close()
-    shared_host.collection += "x"  # the next one begins with nothing
-
-
 class TestSearching:
+    @pytest.fixture(scope="class", params=[False, True], ids=["plain", "contextual"])
+    def filled(self, request, shared_host):
+        store = fill(shared_host, contextual=request.param)
+        yield store, request.param
+        store.close()
+        shared_host.collection += "x"  # the next one begins with nothing
+
     def cosines(self, points, query, *, contextual=False):
         scored = [(p.id, float((p.contextual if contextual else p.vector) @ unit(query))) for p in points]
         return sorted(scored, key=lambda pair: -pair[1])
