@@ -28,7 +28,7 @@ POSITIONS = ("ppe", "learned", "none")
 RESIDUALS = ("none", "vector", "weights", "both")
 
 WAVELENGTH = 10_000.0
-"""The longest wave of the position vectors is 2π times that many places (Vaswani et al. 2017, section 3.5)."""
+"""The longest wave of the position vectors is 2π times that many places (Vaswani et al. 2017)."""
 
 _BASE = {"nhead": 6, "ppe_dim": 16, "residual": "both", "use_masses": True}
 _CARD = {"d_model": 768, "residual": "none", "use_masses": False, "ppe_dim": 16}
@@ -51,7 +51,7 @@ NAMED: dict[str, dict[str, Any]] = {
         **_CARD,
         "use_glu": True,
         "layer_dims": [3072, 1536, 768, 768, 768],
-        "ffn_dims": [8192, 8192, 5120, 4096, 4096],
+        "ffn_dims": [8192, 8192, 4352, 4096, 4096],
         "nhead_dims": [4, 3, 2, 2, 2],
     },
 }
@@ -60,7 +60,7 @@ which belong together: ``card-181m`` has its examples of `layer_dims` and `ffn_d
 ends of its range."""
 
 
-class SynthesizerConfig(PretrainedConfig):  # type: ignore[misc]
+class SynthesizerConfig(PretrainedConfig):
     """What a `Synthesizer` is made of.
 
     Args:
@@ -176,7 +176,7 @@ class SynthesizerConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 @dataclass
-class SynthesizerOutput(ModelOutput):  # type: ignore[misc]
+class SynthesizerOutput(ModelOutput):
     """What a `Synthesizer` gives; c is the number of copies of the sequence, 2 with PPE, else 1.
 
     Attributes:
@@ -193,7 +193,7 @@ class SynthesizerOutput(ModelOutput):  # type: ignore[misc]
     reconstructed: Tensor | None = None
 
 
-class Layer(nn.Module):  # type: ignore[misc]
+class Layer(nn.Module):
     """Attention and a feed-forward part, each normalised before and added after (Xiong et al. 2020)."""
 
     def __init__(self, config: SynthesizerConfig, index: int) -> None:
@@ -240,7 +240,7 @@ class Layer(nn.Module):  # type: ignore[misc]
         return self.forward_out(self.activation(hidden))
 
 
-class Synthesizer(PreTrainedModel):  # type: ignore[misc]
+class Synthesizer(PreTrainedModel):
     """Merges sequences of vectors, in reading order, into one unit vector each.
 
     Three heads read the last layer: `project` the merged vector's part, `weigh` the weights of the mean, and
@@ -302,7 +302,7 @@ class Synthesizer(PreTrainedModel):  # type: ignore[misc]
             vectors: (b, n, d) of any length and floating type; only their directions count.
             attention_mask: (b, n) True or 1 for vectors, False or 0 for padding, which may stand anywhere.
                 None takes rows of zeros for padding.
-            masses: (b, n) how much text each vector stands for; only proportions count. None for equal masses.
+            masses: (b, n) how much text each vector stands for; only proportions count. None for equal ones.
             masked: (b, n) True where the network must do without the vector: a learned one replaces it.
             injected: (b, c n, d) what replaces masked vectors in each copy instead, such as `reconstructed`.
             reconstruct: give `reconstructed` as well.
@@ -403,7 +403,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _waves(places: Tensor, size: int) -> Tensor:
-    """(b, n) places -> (b, n, size) sines, then cosines, of waves from short to long (Vaswani et al. 2017)."""
+    """(b, n) places -> (b, n, size) sines, then cosines, of waves from short to long."""
     count = (size + 1) // 2
     steps = torch.arange(count, device=places.device, dtype=torch.float32)
     angles = places[..., None].float() * torch.exp(steps * (-math.log(WAVELENGTH) / count))
