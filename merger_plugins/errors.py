@@ -13,6 +13,7 @@
     ├── FingerprintError                 vectors of two different mergers would be mixed
     ├── ProviderError (RuntimeError)     ONNX Runtime cannot give the execution provider asked for
     ├── DocumentError                    a file cannot be read as text
+    ├── TrainingError (RuntimeError)     a training cannot start or go on
     ├── StoreError                       a vector store refused, or holds something unexpected
     │   ├── StoreUnavailableError        the server does not answer
     │   ├── StoreFullError               no space is left
@@ -66,6 +67,10 @@ class ProviderError(MergerError, RuntimeError):
 
 class DocumentError(MergerError):
     """A file cannot be read as text."""
+
+
+class TrainingError(MergerError, RuntimeError):
+    """A training cannot start or go on: not a number, no space, another configuration."""
 
 
 class StoreError(MergerError):
