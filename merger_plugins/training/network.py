@@ -14,6 +14,7 @@ it where the package is not installed: it imports torch and transformers alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 POSITIONS = ("ppe", "learned", "none")
 RESIDUALS = ("none", "vector", "weights", "both")
 
@@ -365,7 +366,7 @@ class Synthesizer(PreTrainedModel):
                     "learned; merge them through the tree, or train with a larger max_positions."
                 )
             copies = [copies[0] + self.places(places).float()]
-        cls = self.cls.float().expand(len(present), 1, -1)
+        cls = self.cls.float().expand(present.shape[0], 1, -1)  # len() would fix b in an exported graph
         states = torch.cat([cls, *copies], 1).to(dtype)
         present = F.pad(present.repeat(1, len(copies)), (1, 0), value=True)
         for layer in self.layers:
