@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins._artefact import CARD, CONFIG, fingerprint_of, open_artefact, write_artefact
-from merger_plugins._batching import Batch, unit
-from merger_plugins._nodes import Nodes
+from merger_plugins._batching import unit
 from merger_plugins._session import Session, SessionConfig, create_session, refuse_outside_data
-from merger_plugins._types import Matrix, MatrixLike, Vector
-from merger_plugins.errors import ArtefactError, FingerprintError, InputError, NonFiniteError
+from merger_plugins._types import Matrix, MatrixLike
+from merger_plugins.errors import ArtefactError, FingerprintError, InputError
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.black_box import BlackBoxMerger
 from merger_plugins.mergers.context import ContextWeights
 from merger_plugins.mergers.graphs import MODEL
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 KIND = "onnx"
 """What config.json calls a model folder that an `OnnxMerger` reads."""
-
-ITEMS_PER_RUN = 2_048
-"""Vectors, padding included, that the graph sees at once: more of them leave the processor's cache."""
 
 _INPUTS = {
     "vectors": ("tensor(float)", ("b", "n", "d")),
@@ -53,20 +50,12 @@ class _Graph:
     places: int | None
 
 
-class OnnxMerger(SequenceMerger):
+class OnnxMerger(BlackBoxMerger):
     """Merges by an ONNX graph: one that `SequenceMerger.export` wrote, or any with the same signature.
 
     The graph sees unit vectors, padded at the end, and masses over the largest of their sequence; its output
     is normalised. A folder whose config.json states ``"normalises": true``, as those that we export do,
-    leaves it to the graph to make vectors of any length unit vectors. What the graph computes from one vector
-    is that chunk's own vector.
-
-    With a window, the tree is made of the graph's merges: every `window` nodes go through it as merged
-    vectors with their summed masses, and reading the root takes what is left of each level upwards, so that
-    no merge sees more than `window` vectors, and the graph sees its own output again. Without a window, the
-    graph can take any number at once and is used once: nodes carry the exact sums Σ m_i x_i of the unit
-    chunk vectors, and reading the root merges the means of the nodes that cover the sequence. A graph with a
-    calibration inside needs that: merging what it merged would calibrate twice.
+    leaves it to the graph to make vectors of any length unit vectors. The tree is that of `BlackBoxMerger`.
 
     The session is created at the first merge, or here where only the graph tells the dimension. Copies and
     unpickled mergers create one of their own, from the same path. Threads may share a merger.
@@ -208,123 +197,39 @@ class OnnxMerger(SequenceMerger):
     def _run(
         self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
     ) -> Matrix:
-        """Vectors (b, n, d), mask and masses (b, n) with 1 as their largest -> (b, d) unit rows.
-
-        In runs of a moderate size.
-        """
-        graph = self._graph()
-        count, longest, dimension = vectors.shape
-        if graph.places is not None:
-            if longest > graph.places:
+        places, longest = self._graph().places, vectors.shape[1]
+        if places is not None:
+            if longest > places:
                 raise InputError(
-                    f"{longest} vectors are to be merged at once, and the graph takes {graph.places}. "
+                    f"{longest} vectors are to be merged at once, and the graph takes {places}. "
                     "Merge them through the tree: rolling(strategy='tree')."
                 )
-            room = ((0, 0), (0, graph.places - longest))
+            room = ((0, 0), (0, places - longest))
             vectors = np.pad(vectors, (*room, (0, 0)))
             mask, masses = np.pad(mask, room), np.pad(masses, room)
-        step = max(1, ITEMS_PER_RUN // vectors.shape[1])
-        parts = []
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            feed = {"vectors": vectors[part], "mask": mask[part], "masses": masses[part]}
-            try:
-                (rows,) = graph.session.run(["merged"], feed)
-            except Exception as error:  # ONNX Runtime's errors have no base of their own
-                raise ArtefactError(
-                    f"The graph of {self.path} failed on vectors of shape {vectors[part].shape}: {error}. "
-                    + _SIGNATURE
-                ) from error
-            expected = (len(vectors[part]), dimension)
-            if rows.shape != expected:
-                raise ArtefactError(
-                    f"The graph of {self.path} gives {rows.shape}, where {expected} was expected. "
-                    + _SIGNATURE
-                )
-            parts.append(rows)
-        merged: Matrix = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        squared = np.einsum("bd,bd->b", merged, merged)
-        broken = ~np.isfinite(squared)
-        if broken.any():
-            raise NonFiniteError(
-                f"The graph of {self.path} gives NaN, infinity or numbers too large to square in float32 for "
-                f"{int(broken.sum())} of {count} sequences, and all of its inputs were finite. Export it "
-                "again, in float32."
+        return super()._run(vectors, mask, masses)
+
+    def _call(
+        self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
+    ) -> Matrix:
+        try:
+            (rows,) = self._graph().session.run(
+                ["merged"], {"vectors": vectors, "mask": mask, "masses": masses}
             )
-        squared[squared == 0] = 1
-        merged /= np.sqrt(squared)[:, None]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ArtefactError(
+                f"The graph of {self.path} failed on vectors of shape {vectors.shape}: {error}. " + _SIGNATURE
+            ) from error
+        expected = (len(vectors), vectors.shape[2])
+        if rows.shape != expected:
+            raise ArtefactError(
+                f"The graph of {self.path} gives {rows.shape}, where {expected} was expected. " + _SIGNATURE
+            )
+        merged: Matrix = rows
         return merged
-
-    # -- what the tree needs ---------------------------------------------------------------------------
-
-    def _merge_batch(self, batch: Batch) -> Matrix:
-        return self._run(batch.vectors, batch.mask, batch.masses)
 
     def _ready(self, vectors: Matrix) -> Matrix:
         return vectors if self._normalises else unit(vectors)
-
-    def _leaves(self, vectors: Matrix) -> Matrix:
-        return unit(vectors)
-
-    def _join(self, nodes: Nodes) -> Matrix:
-        if self.window is None:
-            total: Matrix = nodes.vectors.sum(axis=1)
-            return total
-        present = nodes.masses > 0
-        order = np.argsort(~present, axis=1, kind="stable")  # a graph may count on padding at the end
-        vectors = unit(np.take_along_axis(nodes.vectors, order[..., None], axis=1))
-        masses = np.take_along_axis(nodes.masses, order, axis=1)
-        joined = vectors[:, 0].copy()
-        several = present.sum(axis=1) > 1
-        if several.any():
-            largest = masses[several].max(axis=1, keepdims=True)
-            joined[several] = self._run(vectors[several], masses[several] > 0, masses[several] / largest)
-        joined *= masses.sum(axis=1, keepdims=True)
-        return joined
-
-    def _read(self, frontier: Sequence[Nodes]) -> Vector:
-        if self.window is None:
-            vectors = np.concatenate([nodes.vectors for nodes in frontier])
-            masses = np.concatenate([nodes.masses for nodes in frontier])
-            full = masses > 0
-            relative = masses[full] / masses.max()
-            merged: Vector = self._run(unit(vectors[full])[None], full[full][None], relative[None])[0]
-            return merged
-        carry: Nodes | None = None
-        for level in reversed(frontier):
-            nodes = level if carry is None else _concatenated(level, carry)
-            if len(nodes.masses):
-                joined = self._join(Nodes(nodes.vectors[None], nodes.masses[None], nodes.counts[None]))
-                carry = Nodes(joined, nodes.masses.sum(keepdims=True), nodes.counts.sum(keepdims=True))
-        assert carry is not None  # a tree without nodes is never read
-        # A node of one chunk is that chunk, as one node alone is never merged: the graph has not seen it.
-        root: Vector = (self._own(unit(carry.vectors)) if carry.counts[0] == 1 else carry.vectors)[0]
-        return root
-
-    def _own(self, leaves: Matrix) -> Matrix:
-        own = np.zeros_like(leaves)
-        present = leaves.any(axis=1)
-        if not present.any():
-            return own
-        alone = np.ones((int(present.sum()), 1), np.bool_)
-        own[present] = self._run(leaves[present][:, None], alone, alone.astype(np.float32))
-        return own
-
-    def _out(self, directions: Matrix) -> Matrix:
-        return unit(directions)
-
-    def _contextual(
-        self, leaves: Matrix, root: Vector, relative_masses: Vector, weights: ContextWeights | None
-    ) -> Matrix:
-        return super()._contextual(self._own(leaves), root, relative_masses, weights)
-
-
-def _concatenated(first: Nodes, second: Nodes) -> Nodes:
-    return Nodes(
-        np.concatenate([first.vectors, second.vectors]),
-        np.concatenate([first.masses, second.masses]),
-        np.concatenate([first.counts, second.counts]),
-    )
 
 
 def _shapes(session: Session, path: Path) -> tuple[int | None, int | None]:

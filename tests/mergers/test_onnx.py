@@ -31,6 +31,7 @@ from merger_plugins.errors import (
     ZeroVectorError,
 )
 from merger_plugins.mergers import onnx as module
+from merger_plugins.mergers.black_box import ITEMS_PER_RUN
 from merger_plugins.mergers.context import ContextWeights
 from merger_plugins.mergers.graphs import MODEL
 from tests.strategies import (
@@ -206,7 +207,7 @@ def test_merging_many_is_merging_each(
 
 
 def test_more_sequences_than_one_run_takes(mergers: dict[str, OnnxMerger]) -> None:
-    sequences = [chunk_vectors(seed, 3) for seed in range(module.ITEMS_PER_RUN)]
+    sequences = [chunk_vectors(seed, 3) for seed in range(ITEMS_PER_RUN)]
     together = mergers["calibrated"].merge_many(sequences)
     np.testing.assert_allclose(together, CALIBRATED.merge_many(sequences), atol=CLOSE)
 
