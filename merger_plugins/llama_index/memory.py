@@ -124,6 +124,21 @@ class RollingMemoryBlock(BaseMemoryBlock[str]):
         ).awaited()
         return "\n".join(_line(hit) for hit in sorted(hits, key=_when) if hit.text)
 
+    async def asession_vector(self, session_id: str = SESSION) -> list[float] | None:
+        """The rolling vector of a session, (d,) at unit length: the merge of all that was stored of it.
+
+        Args:
+            session_id: as in `Memory`.
+
+        Returns:
+            None for a session of which nothing was stored.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        vector = await of_store(self.store, "root_vector", session_id).awaited()
+        return None if vector is None else [float(value) for value in vector]
+
     async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:
         """Drop whole lines, the oldest first, until about as many tokens are gone; None if all are."""
         lines = content.splitlines()

@@ -103,6 +103,7 @@ class AsyncMergedStore:
     search = _awaitable(MergedStore.search)
     passages = _awaitable(MergedStore.passages)
     contents = _awaitable(MergedStore.contents)
+    root_vector = _awaitable(MergedStore.root_vector)
     documents_of = _awaitable(MergedStore.documents_of)
     refresh = _awaitable(MergedStore.refresh)
     recall = _awaitable(MergedStore.recall)

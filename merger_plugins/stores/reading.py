@@ -13,6 +13,7 @@ from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Point, Where
 from merger_plugins.stores.base import StoreBase
+from merger_plugins.stores.changes import is_claim
 from merger_plugins.stores.contents import StoredChunk, contents
 from merger_plugins.stores.documents import (
     checked_id,
@@ -270,6 +271,34 @@ class Reading(StoreBase):
             found = contents(state.chunks(), name, last)
             if found or not (state.renewed(before) or state.switched()):
                 return found
+
+    def root_vector(self, document_id: str) -> Vector | None:
+        """The root vector of a document, or the rolling vector of a conversation: (d,) at unit length.
+
+        Args:
+            document_id: its name.
+
+        Returns:
+            None for one that is not stored.
+
+        Raises:
+            FingerprintError: the store holds merged vectors of another merger.
+            StoreError: the collection has chunks and nothing was merged; or the database fails.
+        """
+        state = self._state.open()
+        name = checked_id(document_id)
+        self._check_merged("document")
+        if state.settings is None:
+            return None
+        while True:
+            before = state.settings
+            state.check()
+            root_id = state.chunks().root(name)
+            root = self._backend.fetch("merged", [root_id], payload=["kind"], vectors=True).get(root_id)
+            if root is not None and not is_claim(root):
+                return root.vector
+            if not (state.renewed(before) or state.switched()):
+                return None
 
     def documents(self) -> Iterator[StoredDocument]:
         """The documents and conversations of the store, in no particular order."""

@@ -1,6 +1,7 @@
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.chat_engine import SimpleChatEngine
@@ -12,8 +13,9 @@ from merger_plugins.chroma import ChromaStore
 from merger_plugins.errors import InputError, StoreError
 from merger_plugins.llama_index import RollingMemoryBlock
 from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
+from merger_plugins.stores.documents import words
 from merger_plugins.stores.store import MergedStore
-from tests.llama_index.apps import PlainModel, WordModel, nothing_blocks
+from tests.llama_index.apps import PlainModel, WordModel, nothing_blocks, word_vector
 
 LINES = [
     ("user", "My sister Anna keeps bees behind the old mill."),
@@ -123,12 +125,35 @@ async def test_another_process_goes_on_where_this_one_stopped(tmp_path: Any) -> 
         assert list(second.verify()) == []
 
 
+async def test_a_sessions_vector_rolls_on_and_is_kept(tmp_path: Any) -> None:
+    model = WordModel()
+    with QdrantStore(tmp_path / "memory", embedder=model) as first:
+        block = RollingMemoryBlock(store=first)
+        assert await block.asession_vector("monday") is None
+        await block.aput(say(LINES[:4]), session_id="monday")
+        before = await block.asession_vector("monday")
+        await block.aput(say([("user", "Something else.")]), session_id="tuesday")
+    with QdrantStore(tmp_path / "memory", embedder=model) as second:
+        block = RollingMemoryBlock(store=second)
+        assert await block.asession_vector("monday") == pytest.approx(before, abs=1e-6)
+        await block.aput(say(LINES[4:]), session_id="monday")
+        rolling = second.merger.rolling()
+        turns = [f"{role}: {text}" for role, text in LINES]
+        rolling.extend([word_vector(turn) for turn in turns], masses=[words(turn) for turn in turns])
+        np.testing.assert_allclose(await block.asession_vector("monday"), rolling.vector, atol=1e-6)
+
+
 async def test_an_asynchronous_store() -> None:
     async with AsyncQdrantStore(AsyncQdrantClient(":memory:"), embedder=WordModel()) as store:
         block = RollingMemoryBlock(store=store, similarity_top_k=1)
         await block.aput(say(), session_id="monday")
         got = await block.aget([ChatMessage(role="user", content="rent of my flat")], session_id="monday")
         assert got == "user: The rent of my flat goes up in March."
+        vector = await block.asession_vector("monday")
+        (root,) = await store.search(word_vector(LINES[4][1]), 1, "document")
+        assert np.dot(vector, word_vector(LINES[4][1])) / np.linalg.norm(word_vector(LINES[4][1])) == (
+            pytest.approx(root.score, abs=1e-6)
+        )
 
 
 async def test_nothing_blocks_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
@@ -33,6 +34,20 @@ def test_removed_places_are_left_out(store):
     assert [chunk.position for chunk in store.contents("a", last=2)] == [22, 23]
 
 
+def test_the_root_vector_is_the_merge_of_all_chunks_and_what_is_searched(store):
+    vectors, more = documents(1, 25)["d0"], documents(2, 1)["d0"][0]
+    rolling = MeanMerger().rolling()
+    rolling.extend(vectors, masses=[2] * 25)
+    np.testing.assert_allclose(store.root_vector("a"), rolling.vector, atol=1e-6)
+    store.append("a", more, text="One more chunk.")
+    assert not np.allclose(store.root_vector("a"), rolling.vector, atol=1e-3)
+    (hit,) = store.search(more, 1, "document")
+    assert store.root_vector("a") @ more / np.linalg.norm(more) == pytest.approx(hit.score, abs=1e-6)
+    store.delete("a")
+    assert store.root_vector("a") is store.root_vector("b") is None
+    assert QdrantStore(":memory:", merger=MeanMerger()).root_vector("a") is None
+
+
 def test_turns_tell_who_said_them_and_when(store):
     store.append("chat", documents(2, 1)["d0"][0], text="Hello.", speaker="Ann", time=5.0)
     (turn,) = store.contents("chat")
@@ -64,3 +79,6 @@ def test_a_collection_of_another_application(form):
         expected = [foreign.text_of(name, place) for place in range(len(vectors))]
         assert [chunk.text for chunk in store.contents(key)] == expected
         assert [chunk.text for chunk in store.contents(key, last=2)] == expected[-2:]
+        (hit,) = store.search(vectors[0], 1, "document", documents=[key])
+        unit = vectors[0] / np.linalg.norm(vectors[0])
+        assert store.root_vector(key) @ unit == pytest.approx(hit.score, abs=1e-6)
