@@ -27,7 +27,7 @@ from merger_plugins.llama_index.documents import (
     tells_order,
 )
 from merger_plugins.llama_index.fields import HostModel, Live, MergerField, Portable, resolved
-from merger_plugins.llama_index.vectors import cosine, node_vectors, query_vector
+from merger_plugins.llama_index.vectors import cosine, cosines, node_vectors, query_vector
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.mean import MeanMerger
 from merger_plugins.stores.documents import words
@@ -213,12 +213,16 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
             )
         candidates |= {node.node_id: node for node in siblings if node.node_id not in candidates}
         vectors = {**vectors, **(yield from self._vectors_of_siblings(candidates, query, vectors))}
-        made = []
-        for node_id, node in candidates.items():
-            own = cosine(vectors[node_id], query)
-            root = roots.get(node.ref_doc_id or "", own)
-            made.append(NodeWithScore(node=node, score=self.weights.chunk * own + self.weights.root * root))
-        return made
+        own = cosines({node_id: vectors[node_id] for node_id in candidates}, query)
+        weights = self.weights
+        return [
+            NodeWithScore(
+                node=node,
+                score=weights.chunk * own[node_id]
+                + weights.root * roots.get(node.ref_doc_id or "", own[node_id]),
+            )
+            for node_id, node in candidates.items()
+        ]
 
     def _vectors_of_siblings(
         self, candidates: Mapping[str, BaseNode], query: Vector, vectors: Vectors

@@ -11,7 +11,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-from merger_plugins._batching import as_vector
+from merger_plugins._batching import as_matrix, as_vector, lengths
 from merger_plugins._threads import in_thread
 from merger_plugins._types import Vector
 from merger_plugins.errors import DimensionError, InputError, StoreError
@@ -75,10 +75,21 @@ def node_vectors(
                 "get_text_embedding_batch on these texts alone."
             )
         found |= {node.node_id: row for node, row in zip(rest, rows, strict=True)}
-    return {node_id: _checked(vector, node_id, query) for node_id, vector in found.items()}
+    return _checked(found, query)
 
 
-def _checked(vector: Any, node_id: str, query: Vector) -> Vector:
+def _checked(found: Mapping[str, Any], query: Vector) -> dict[str, Vector]:
+    """All at once; where one is none, each by itself, so that the message names it."""
+    if not found:
+        return {}
+    try:
+        rows = as_matrix(list(found.values()), len(query))
+    except InputError:
+        return {node_id: _checked_one(vector, node_id, query) for node_id, vector in found.items()}
+    return dict(zip(found, rows, strict=True))
+
+
+def _checked_one(vector: Any, node_id: str, query: Vector) -> Vector:
     checked = as_vector(vector, what=f"The vector of node {node_id!r}")
     if len(checked) != len(query):
         raise DimensionError(
@@ -163,4 +174,13 @@ def _of_nodes(store: BasePydanticVectorStore, ids: list[str]) -> Call:
 
 def cosine(vector: Vector, query: Vector) -> float:
     """The cosine of two vectors of any length above zero."""
-    return float(vector @ query / (np.linalg.norm(vector) * np.linalg.norm(query)))
+    return cosines({"": vector}, query)[""]
+
+
+def cosines(vectors: Mapping[str, Vector], query: Vector) -> dict[str, float]:
+    """The cosines of vectors with a query, all of any length above zero."""
+    if not vectors:
+        return {}
+    rows = np.stack(list(vectors.values()))
+    found = np.einsum("nd,d->n", rows, query) / (lengths(rows)[:, 0] * np.linalg.norm(query))
+    return dict(zip(vectors, found.tolist(), strict=True))
