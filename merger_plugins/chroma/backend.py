@@ -24,7 +24,15 @@ from merger_plugins.chroma.flat import (
     key_of,
     restored,
 )
-from merger_plugins.chroma.querying import Found, at, by_document, compared, queried, ranked
+from merger_plugins.chroma.querying import (
+    Found,
+    at,
+    by_document,
+    compared,
+    queried,
+    ranked,
+    without_vectors,
+)
 from merger_plugins.chroma.replacing import replace, stored_points
 from merger_plugins.errors import StoreError
 from merger_plugins.stores.backend import (
@@ -150,16 +158,17 @@ class ChromaBackend(Backend):
         found: dict[str, Point] = {}
         wanted = list(dict.fromkeys(ids))
         with self._connection.client() as client:
+            collection = self._shelf(client, shelf)
             for batch in _batches(wanted, _POINTS_AT_ONCE):
-                asked = _include(payload, "metadatas" if vectors else "", "embeddings" * vectors)
-                answer = got(self._shelf(client, shelf), batch, asked)
+                answer = got(collection, batch, _include(payload, "embeddings" * vectors))
+                without = without_vectors(collection, answer) if vectors else set()
                 contextual = {}
                 if vectors and shelf == "chunks" and self._has_context(client):
                     beside = got(self._handle(client, self._contextual_companion), batch, ["embeddings"])
                     contextual = dict(zip(beside["ids"], beside["embeddings"], strict=True))
                 for row, point_id in enumerate(answer["ids"]):
                     flat = at(answer["metadatas"], row) or {}
-                    vector = at(answer["embeddings"], row) if vectors and NO_VECTOR not in flat else None
+                    vector = None if point_id in without else at(answer["embeddings"], row)
                     found[point_id] = Point(
                         point_id,
                         _chosen(restored(flat, at(answer["documents"], row)), payload),

@@ -97,6 +97,24 @@ def compared(collection: Collection, query: Vector, where: Condition | None, key
     return found
 
 
+def without_vectors(collection: Collection, answer: Any) -> set[str]:
+    """Those of the points of an answer that have no vector of their own; asks once more only where one may.
+
+    Reading metadata takes Chroma longer than reading vectors.
+    """
+    flats = answer["metadatas"]
+    if flats is not None:
+        return {
+            point_id for point_id, flat in zip(answer["ids"], flats, strict=True) if NO_VECTOR in (flat or {})
+        }
+    alike = [
+        point_id
+        for point_id, vector in zip(answer["ids"], answer["embeddings"], strict=True)
+        if vector is not None and np.count_nonzero(vector) == 1
+    ]
+    return without_vectors(collection, collection.get(alike, include=["metadatas"])) if alike else set()
+
+
 def ranked(found: Iterable[Found], *, per_document: bool) -> list[Found]:
     """Best first, each point once; or the best of each document."""
     best: dict[Any, Found] = {}
