@@ -367,17 +367,18 @@ METADATA = [
 ]
 
 
-class TestNearest:
-    @pytest.fixture(scope="class")
-    def filled(self, shared_host):
-        backend = shared_host.backend()
-        backend.create(DIMENSION, contextual=True)
-        backend.write(
-            "chunks",
-            points(1, 30, lambda i: {"document_id": f"d{i % 7}", "metadata": METADATA[i]}, contextual=True),
-        )
-        return backend
+@pytest.fixture(scope="class")
+def filled_backend(shared_host):
+    backend = shared_host.backend()
+    backend.create(DIMENSION, contextual=True)
+    backend.write(
+        "chunks",
+        points(1, 30, lambda i: {"document_id": f"d{i % 7}", "metadata": METADATA[i]}, contextual=True),
+    )
+    return backend
 
+
+class TestNearest:
     @staticmethod
     def expected(query, *, contextual=False, keep=lambda _: True):
         vectors = np.stack([p.contextual if contextual else p.vector for p in points(1, 30, contextual=True)])
@@ -392,22 +393,24 @@ class TestNearest:
     @pytest.mark.parametrize("exact", [False, True])
     @pytest.mark.parametrize("contextual", [False, True])
     @pytest.mark.parametrize("scale", [0.01, 1, 300])
-    def test_the_largest_cosines_come_first(self, filled, contextual, exact, scale):
+    def test_the_largest_cosines_come_first(self, filled_backend, contextual, exact, scale):
         query = chunk_vectors(77, 1, DIMENSION)[0] * scale
         expected = self.expected(query, contextual=contextual)
         for limit in (1, 7, 30, 500):
-            found = filled.nearest("chunks", query, limit, Where(), contextual=contextual, exact=exact)
+            found = filled_backend.nearest(
+                "chunks", query, limit, Where(), contextual=contextual, exact=exact
+            )
             self.assert_same(found, expected[:limit])
 
     @pytest.mark.parametrize("exact", [False, True])
     @pytest.mark.parametrize("contextual", [False, True])
-    def test_the_best_point_of_each_document(self, filled, contextual, exact):
+    def test_the_best_point_of_each_document(self, filled_backend, contextual, exact):
         query = chunk_vectors(78, 1, DIMENSION)[0]
         best = {}
         for index, score in self.expected(query, contextual=contextual):
             best.setdefault(index % 7, (index, score))
         for limit in (1, 3, 7, 50):
-            found = filled.nearest(
+            found = filled_backend.nearest(
                 "chunks", query, limit, Where(), contextual=contextual, per_document=True, exact=exact
             )
             self.assert_same(found, list(best.values())[:limit])
@@ -431,40 +434,40 @@ class TestNearest:
         ],
     )
     @pytest.mark.parametrize("contextual", [False, True])
-    def test_filters_look_into_the_metadata(self, shared_host, filled, filter, keep, contextual):
+    def test_filters_look_into_the_metadata(self, shared_host, filled_backend, filter, keep, contextual):
         if shared_host.takes_no_booleans and any(isinstance(value, bool) for value in filter.values()):
             pytest.skip("qdrant-edge compares booleans as numbers")
         query = chunk_vectors(79, 1, DIMENSION)[0]
-        found = filled.nearest("chunks", query, 50, Where(filter=filter), contextual=contextual)
+        found = filled_backend.nearest("chunks", query, 50, Where(filter=filter), contextual=contextual)
         expected = self.expected(query, contextual=contextual, keep=lambda i: keep(METADATA[i]))
         self.assert_same(found, expected)
-        count = filled.count("chunks", Where({"document_id": "d1"}, filter=filter))
+        count = filled_backend.count("chunks", Where({"document_id": "d1"}, filter=filter))
         assert count == sum(bool(keep(m)) for m in METADATA[1::7])
-        best = filled.nearest(
+        best = filled_backend.nearest(
             "chunks", query, 50, Where(filter=filter), per_document=True, contextual=contextual
         )
         assert len(best) == len({i % 7 for i, _ in expected})
 
     @pytest.mark.parametrize("filter", ["x", 3, {"x": {"y": 1}}, {"x": None}, {"x": object()}])
-    def test_other_filters_are_refused(self, filled, filter):
+    def test_other_filters_are_refused(self, filled_backend, filter):
         with pytest.raises(InputError, match=r"filter"):
-            filled.nearest("chunks", np.ones(DIMENSION), 3, Where(filter=filter))
+            filled_backend.nearest("chunks", np.ones(DIMENSION), 3, Where(filter=filter))
 
-    def test_conditions_are_joined(self, filled):
+    def test_conditions_are_joined(self, filled_backend):
         query = chunk_vectors(80, 1, DIMENSION)[0]
         where = Where({"document_id": "d3"}, documents=["d3", "d4"], filter={"tag": "t0"})
         expected = self.expected(query, keep=lambda i: i % 7 == 3 and i % 3 == 0)
-        self.assert_same(filled.nearest("chunks", query, 50, where), expected)
-        assert filled.nearest("chunks", query, 50, Where(documents=[])) == []
+        self.assert_same(filled_backend.nearest("chunks", query, 50, where), expected)
+        assert filled_backend.nearest("chunks", query, 50, Where(documents=[])) == []
 
-    def test_only_the_payload_that_was_asked_for_comes(self, filled):
+    def test_only_the_payload_that_was_asked_for_comes(self, filled_backend):
         query = chunk_vectors(81, 1, DIMENSION)[0]
         for payload, keys in (
             (True, {"document_id", "metadata"}),
             (False, set()),
             (["document_id"], {"document_id"}),
         ):
-            (hit,) = filled.nearest("chunks", query, 1, Where(), payload=payload)
+            (hit,) = filled_backend.nearest("chunks", query, 1, Where(), payload=payload)
             assert hit.point.payload.keys() == keys
 
 

@@ -145,17 +145,18 @@ class TestEditions:
 TURNS = ["we go to the island", "the ferry leaves at noon", "book the small cabin"]
 
 
-class TestConversations:
-    @pytest.fixture(scope="class")
-    def chats(self, shared_host):
-        store = shared_host.store(merger=informed(), embedder=HashingEmbedder(), contextual=True)
-        for index in range(12):
-            store.append("house", f"the boiler was repaired on day {index}", speaker="Ann")
-        for turn in TURNS:
-            store.append("holiday", turn, speaker="Ben")
-        store.ingest("manual", "A boiler needs water. The ferry is a ship.")
-        return store
+@pytest.fixture(scope="class")
+def chats(shared_host):
+    store = shared_host.store(merger=informed(), embedder=HashingEmbedder(), contextual=True)
+    for index in range(12):
+        store.append("house", f"the boiler was repaired on day {index}", speaker="Ann")
+    for turn in TURNS:
+        store.append("holiday", turn, speaker="Ben")
+    store.ingest("manual", "A boiler needs water. The ferry is a ship.")
+    return store
 
+
+class TestConversations:
     def test_recall_at_every_level(self, chats):
         (hit,) = chats.recall("ferry at noon", 1, conversation_id="holiday")
         assert (hit.text, hit.speaker, hit.position) == (TURNS[1], "Ben", 1)

@@ -187,14 +187,15 @@ class TestTexts:
             )
 
 
-class TestSearching:
-    @pytest.fixture(scope="class", params=[False, True], ids=["plain", "contextual"])
-    def filled(self, request, shared_host):
-        store = fill(shared_host, contextual=request.param)
-        yield store, request.param
-        store.close()
-        shared_host.collection += "x"  # the next one begins with nothing
+@pytest.fixture(scope="class", params=[False, True], ids=["plain", "contextual"])
+def filled_store(request, shared_host):
+    store = fill(shared_host, contextual=request.param)
+    yield store, request.param
+    store.close()
+    shared_host.collection += "x"  # the next one begins with nothing
 
+
+class TestSearching:
     def cosines(self, points, query, *, contextual=False):
         scored = [(p.id, float((p.contextual if contextual else p.vector) @ unit(query))) for p in points]
         return sorted(scored, key=lambda pair: -pair[1])
@@ -203,8 +204,8 @@ class TestSearching:
         assert [hit.id for hit in hits] == [point_id for point_id, _ in expected]
         np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-5)
 
-    def test_every_level_is_ranked_by_cosine(self, filled):
-        store, contextual = filled
+    def test_every_level_is_ranked_by_cosine(self, filled_store):
+        store, contextual = filled_store
         chunks = stored(store._backend, "", "chunks").values()
         tree = merged(store._backend)
         expected = {
@@ -222,8 +223,8 @@ class TestSearching:
                 store.search(QUERY, 6, "contextual")
 
     @pytest.mark.parametrize("grouped", [False, True])
-    def test_fused_scores_are_those_computed_over_everything(self, filled, grouped):
-        store, contextual = filled
+    def test_fused_scores_are_those_computed_over_everything(self, filled_store, grouped):
+        store, contextual = filled_store
         tree, weights = merged(store._backend), FusionWeights(1.0, 0.5, 0.4)
         scored = []
         for point in stored(store._backend, "", "chunks").values():
@@ -241,8 +242,8 @@ class TestSearching:
         self.assert_ranked(hits, [entry[:2] for entry in scored[:4]])
 
     @pytest.mark.parametrize("level", ["chunk", "section", "document", "contextual"])
-    def test_grouping_keeps_the_best_hit_of_each_document(self, filled, level):
-        store, contextual = filled
+    def test_grouping_keeps_the_best_hit_of_each_document(self, filled_store, level):
+        store, contextual = filled_store
         if level == "contextual" and not contextual:
             pytest.skip("there are none")
         first = {}
@@ -251,8 +252,8 @@ class TestSearching:
         hits = store.search(QUERY, 3, level, group_by_document=True)
         assert [hit.id for hit in hits] == list(first.values())[:3]
 
-    def test_filters_choose_by_metadata_on_every_level(self, shared_host, filled):
-        store, contextual = filled
+    def test_filters_choose_by_metadata_on_every_level(self, shared_host, filled_store):
+        store, contextual = filled_store
         cases = [
             ({"n": 12}, {"d1"}),
             ({"n": [3, 31]}, {"d0", "d3"}),
