@@ -23,6 +23,7 @@ from merger_plugins.mergers.context import TURN_WEIGHTS, ContextWeights
 from merger_plugins.mergers.loading import load_merger
 from merger_plugins.mergers.mean import MeanMerger
 from merger_plugins.mergers.onnx import OnnxMerger
+from merger_plugins.mergers.transformers import TransformersMerger
 from merger_plugins.tree import RollingMerge
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "QuestionNeed",
     "RollingMerge",
     "SequenceMerger",
+    "TransformersMerger",
     "as_embedder",
     "fading_masses",
     "load_embedder",

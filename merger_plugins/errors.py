@@ -10,6 +10,7 @@
     │   └── ZeroVectorError              a vector of length zero has no direction
     ├── StateError (ValueError)          a saved rolling state is damaged, or of another version
     ├── ArtefactError                    a model folder is missing, damaged or of another version
+    │   └── UntrustedCodeError           a checkpoint brings code that nobody agreed to run
     ├── FingerprintError                 vectors of two different mergers would be mixed
     ├── ProviderError (RuntimeError)     ONNX Runtime cannot give the execution provider asked for
     ├── DocumentError                    a file cannot be read as text
@@ -55,6 +56,10 @@ class StateError(MergerError, ValueError):
 
 class ArtefactError(MergerError):
     """A model folder is missing, incomplete, damaged or of another version."""
+
+
+class UntrustedCodeError(ArtefactError):
+    """A checkpoint brings Python code, and the caller did not agree to run it."""
 
 
 class FingerprintError(MergerError):

@@ -65,9 +65,9 @@ class BlackBoxMerger(SequenceMerger):
         broken = ~np.isfinite(squared)
         if broken.any():
             raise NonFiniteError(
-                f"The {self._what} of {self.path} gives NaN, infinity or numbers too large to square in float32 for "
-                f"{int(broken.sum())} of {len(vectors)} sequences, and all of its inputs were finite. Export "
-                "it again, in float32."
+                f"The {self._what} of {self.path} gives NaN, infinity or numbers too large to square in "
+                f"float32 for {int(broken.sum())} of {len(vectors)} sequences, and all of its inputs were "
+                "finite. Export it again, in float32."
             )
         squared[squared == 0] = 1
         merged /= np.sqrt(squared)[:, None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from merger_plugins._artefact import open_artefact
+from merger_plugins._artefact import CONFIG, open_artefact
 from merger_plugins._extras import require
 from merger_plugins.errors import ArtefactError
 from merger_plugins.mergers.base import SequenceMerger
@@ -22,17 +24,22 @@ def bundled(name: str) -> Path:
     return Path(str(files("merger_plugins"))) / "models" / name
 
 
-def load_merger(name_or_path: str | os.PathLike[str] | None = None) -> SequenceMerger:
+def load_merger(
+    name_or_path: str | os.PathLike[str] | None = None, *, trust_remote_code: bool = False
+) -> SequenceMerger:
     """Load a merger.
 
     Args:
         name_or_path: None for the bundled default, `CalibratedMerger` with the background of
             all-MiniLM-L6-v2; ``"mean"``; the name of a bundled model; a folder that `SequenceMerger.save` or
-            `SequenceMerger.export` wrote; or a Hugging Face id (``owner/name``) of such a folder, which is
+            `SequenceMerger.export` wrote; the folder of a Hugging Face checkpoint that merges vectors, which
+            torch runs (`TransformersMerger`); or a Hugging Face id (``owner/name``) of either, which is
             downloaded with the extra ``hub``.
+        trust_remote_code: run Python code that comes with a checkpoint; see `TransformersMerger`.
 
     Raises:
         ArtefactError: nothing there, damaged, of a newer version, or no merger.
+        UntrustedCodeError: a checkpoint brings code, and `trust_remote_code` is False.
         MissingExtraError: what it needs is not installed.
     """
     if name_or_path is None:
@@ -43,8 +50,14 @@ def load_merger(name_or_path: str | os.PathLike[str] | None = None) -> SequenceM
     if not folder.is_dir() and isinstance(name_or_path, str):
         if bundled(name_or_path).is_dir():
             folder = bundled(name_or_path)
-        elif name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
-            folder = _downloaded(name_or_path)
+        elif is_hub_id(name_or_path):
+            folder = downloaded(name_or_path, [CONFIG])
+            if not _is_checkpoint(folder):
+                folder = downloaded(name_or_path)
+    if _is_checkpoint(folder):
+        from merger_plugins.mergers.transformers import TransformersMerger
+
+        return TransformersMerger(name_or_path, trust_remote_code=trust_remote_code)
     artefact = open_artefact(folder)
     kind = artefact.config.get("kind")
     if kind == MeanMerger.kind:
@@ -60,12 +73,37 @@ def load_merger(name_or_path: str | os.PathLike[str] | None = None) -> SequenceM
     )
 
 
-def _downloaded(repository: str) -> Path:
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hugging Face id, ``owner/name``, rather than of a path."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def downloaded(repository: str, patterns: Sequence[str] | None = None) -> Path:
+    """The folder that a repository of the hub was downloaded to.
+
+    Args:
+        repository: its id.
+        patterns: the only files wanted, such as ``"*.json"``; None for all.
+
+    Raises:
+        ArtefactError: it cannot be downloaded.
+        MissingExtraError: the package huggingface-hub is not installed.
+    """
     hub = require("huggingface_hub", extra="hub", purpose=f"Loading {repository!r} from the hub")
     try:
-        return Path(hub.snapshot_download(repository))
+        return Path(hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # the hub raises its own, the network's and the disk's errors
         raise ArtefactError(
             f"{repository!r} is no folder here, and could not be downloaded as a Hugging Face id: {error}. "
             "Check the name, or pass the path of a model folder."
         ) from error
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a Hugging Face checkpoint; of one that is damaged, `open_artefact` tells more."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    ours = not isinstance(config, dict) or "format" in config
+    return not ours and bool({"model_type", "auto_map"} & config.keys())
