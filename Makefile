@@ -60,7 +60,7 @@ bench: .venv/bench/.done
 
 .venv/lowest/.done: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv .venv/lowest
-	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]" $$(.venv/lowest/bin/python .ci/lowest.py chroma qdrant)
+	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[contract]" $$(.venv/lowest/bin/python .ci/lowest.py chroma qdrant)
 	@touch $@
 
 .venv/check/.done: pyproject.toml
