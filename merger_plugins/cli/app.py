@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from merger_plugins import __version__
-from merger_plugins.cli import backfill, calibrate, chat, demo, export, ingest, inspect, search, verify
+from merger_plugins.cli import backfill, calibrate, chat, demo, export, ingest, inspect, search, train, verify
 
 app = typer.Typer(
     name="merger-plugins",
@@ -16,7 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (demo, ingest, search, chat, calibrate, backfill, inspect, verify, export):
+for _module in (demo, ingest, search, chat, calibrate, backfill, inspect, verify, export, train):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

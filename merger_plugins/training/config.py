@@ -169,6 +169,7 @@ class TrainingConfig:
         shards: folder of the embedded texts; None for ``data`` inside the output. Runs may share one.
         seed: of everything that is drawn.
         threads: CPU threads of the network; None leaves it to torch.
+        bf16: 16-bit arithmetic in the network; None for on a GPU that has it.
         stages: which stages, in their order.
         start: a folder of weights to start from; None for fresh ones.
         network: a name in ``named``, or parameters of `SynthesizerConfig`, or both.
@@ -182,6 +183,7 @@ class TrainingConfig:
     shards: str | None = None
     seed: int = 0
     threads: int | None = None
+    bf16: bool | None = None
     stages: tuple[str, ...] = STAGES
     start: str | None = None
     network: dict[str, Any] = field(default_factory=lambda: {"named": "small"})
