@@ -138,13 +138,14 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
             )
         if not scored:
             return without
-        merger = yield from self._merger()
-        for found in scored:
-            _check_fingerprint(found.node, merger)
+        if merged := [found.node for found in scored if found.node.metadata.get(FINGERPRINT)]:
+            merger = yield from self._merger()
+            for node in merged:
+                _check_fingerprint(node, merger)
         if self.mode == "merge":
-            made = self._collapsed(scored, query, vectors, merger)
+            made = self._collapsed(scored, query, vectors, (yield from self._merger()))
         else:
-            made = yield from self._rescored(scored, query, vectors, merger)
+            made = yield from self._rescored(scored, query, vectors)
         return [*sorted(made, key=lambda found: -(found.score or 0.0)), *without]
 
     def _vectors(self, nodes: Sequence[BaseNode], query: Vector) -> Steps[Vectors]:
@@ -190,18 +191,18 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
     # -- context and expand ----------------------------------------------------------------------------
 
     def _rescored(
-        self, nodes: Sequence[NodeWithScore], query: Vector, vectors: Vectors, merger: SequenceMerger
+        self, nodes: Sequence[NodeWithScore], query: Vector, vectors: Vectors
     ) -> Steps[list[NodeWithScore]]:
         candidates = {found.node.node_id: found.node for found in nodes}
-        documents = list(dict.fromkeys(node.ref_doc_id for node in candidates.values() if node.ref_doc_id))
-        homeless = [found for found in nodes if found.node.ref_doc_id is None]
-        if homeless:
-            self._homeless(homeless)
+        owners = {node_id: node.ref_doc_id for node_id, node in candidates.items()}
+        documents = [document for document in dict.fromkeys(owners.values()) if document]
+        if None in owners.values():
+            self._homeless([found for found in nodes if owners[found.node.node_id] is None])
         if self.hook is not None:
             roots = yield from self._stored_roots(documents, query)
             siblings = (yield from self._stored_siblings(documents, query)) if self.mode == "expand" else []
         else:
-            roots, siblings = yield from self._merged_roots(documents, candidates, query, vectors, merger)
+            roots, siblings = yield from self._merged_roots(documents, candidates, query, vectors)
         unknown = [document for document in documents if document not in roots]
         if unknown:
             self._missing(
@@ -211,24 +212,21 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
                 else "Pass hook=, vector_store= or docstore=, where their nodes are",
                 "count as documents of their own",
             )
-        candidates |= {node.node_id: node for node in siblings if node.node_id not in candidates}
-        vectors = {**vectors, **(yield from self._vectors_of_siblings(candidates, query, vectors))}
+        if added := {node.node_id: node for node in siblings if node.node_id not in candidates}:
+            candidates |= added
+            owners |= {node_id: node.ref_doc_id for node_id, node in added.items()}
+            rest = [node for node_id, node in added.items() if node_id not in vectors]
+            vectors = {**vectors, **(yield from self._all_vectors(rest, query))}
         own = cosines({node_id: vectors[node_id] for node_id in candidates}, query)
         weights = self.weights
         return [
             NodeWithScore(
                 node=node,
                 score=weights.chunk * own[node_id]
-                + weights.root * roots.get(node.ref_doc_id or "", own[node_id]),
+                + weights.root * roots.get(owners[node_id] or "", own[node_id]),
             )
             for node_id, node in candidates.items()
         ]
-
-    def _vectors_of_siblings(
-        self, candidates: Mapping[str, BaseNode], query: Vector, vectors: Vectors
-    ) -> Steps[Vectors]:
-        rest = [node for node_id, node in candidates.items() if node_id not in vectors]
-        return (yield from self._all_vectors(rest, query)) if rest else {}
 
     def _all_vectors(self, nodes: Sequence[BaseNode], query: Vector) -> Steps[Vectors]:
         """As `_vectors`, for nodes that cannot be left out: a merge of a part would be another one."""
@@ -280,9 +278,9 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
         candidates: Mapping[str, BaseNode],
         query: Vector,
         vectors: Vectors,
-        merger: SequenceMerger,
     ) -> Steps[tuple[dict[str, float], list[BaseNode]]]:
         """Roots' cosines, and in the mode ``"expand"`` the nodes of the best section of each document."""
+        merger = yield from self._merger()
         nodes = yield from members(documents, self.docstore, self.vector_store)
         rest = [node for own in nodes.values() for node in own if node.node_id not in vectors]
         known = {**vectors, **(yield from self._all_vectors(rest, query))} if rest else vectors
@@ -338,8 +336,8 @@ def _one_node(nodes: Sequence[BaseNode], vector: Vector) -> TextNode | BaseNode:
 
 
 def _check_fingerprint(node: BaseNode, merger: SequenceMerger) -> None:
-    made_by = node.metadata.get(FINGERPRINT)
-    if made_by is not None and made_by != merger.fingerprint:
+    made_by = node.metadata[FINGERPRINT]
+    if made_by != merger.fingerprint:
         raise FingerprintError(
             f"Node {node.node_id!r} was merged by the merger {made_by}, and {merger!r} has the fingerprint "
             f"{merger.fingerprint}. Pass the one that MergerTransform had as merger=."
