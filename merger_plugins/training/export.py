@@ -135,7 +135,7 @@ def export_network(
     data = serialised(model)
     parity = compare(network, data, dimension=dimension, window=window, sample=sample)
     allowed = PRECISIONS[precision]
-    if parity.difference > allowed.difference or parity.cosine < allowed.cosine:
+    if not (parity.difference <= allowed.difference and parity.cosine >= allowed.cosine):  # NaN is neither
         raise ArtefactError(
             f"The {precision} graph of {source.name} is not the network: merged vectors differ by up to "
             f"{parity.difference:.1e}, with cosines from {parity.cosine:.6f} on, where "
