@@ -261,7 +261,7 @@ def _translated(error: Exception, place: str) -> StoreError:
             f"Chroma at {place} refused access ({text}). Pass a chromadb.HttpClient with its headers."
         )
     if (
-        any(isinstance(each, httpx.TransportError) for each in (error, error.__context__))
+        any(isinstance(each, httpx.TransportError) for each in _behind(error))
         or _status(error) in (502, 503, 504)
         or any(sign in said for sign in _UNREACHABLE)
     ):
@@ -304,7 +304,14 @@ def _free(folder: Path) -> int:
 
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error of Chroma's client hides."""
-    for each in (error, error.__context__):
+    for each in _behind(error):
         if isinstance(each, httpx.HTTPStatusError):
             return each.response.status_code
     return None
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised in place of."""
+    while error is not None:
+        yield error
+        error = error.__context__

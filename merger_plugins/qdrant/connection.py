@@ -83,8 +83,8 @@ class Connection:
             )
         if isinstance(error, ResponseHandlingException) or _unavailable(error):
             return StoreUnavailableError(
-                f"Qdrant does not answer at {self.place} ({error}). Check that the server runs and the URL "
-                "is right."
+                f"Qdrant does not answer at {self.place} ({text or repr(error)}). Check that the server runs "
+                "and the URL is right."
             )
         if "already accessed" in text:
             return StoreUnavailableError(

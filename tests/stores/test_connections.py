@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -19,10 +21,11 @@ import pytest
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException
 
+import merger_plugins.qdrant
 from merger_plugins import CalibratedMerger
 from merger_plugins.chroma import AsyncChromaStore, ChromaStore, server
-from merger_plugins.errors import StoreUnavailableError
-from merger_plugins.qdrant import QdrantStore
+from merger_plugins.errors import StoreError, StoreUnavailableError
+from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore, connection
 from merger_plugins.stores import changes, ingestion
 from tests.stores.support import DIMENSION, assert_document, documents
 from tests.strategies import chunk_vectors
@@ -196,11 +199,58 @@ def test_a_server_that_keeps_a_request_for_too_long(proxy, monkeypatch, act):
         assert not list(store.verify())
 
 
-def test_a_server_that_never_answers(proxy, monkeypatch):
-    monkeypatch.setattr(server, "TIMEOUT", 2.0)
-    proxy.fail(0, "stall")
-    with ChromaStore(proxy.url) as store, pytest.raises(StoreUnavailableError, match="does not answer"):
-        store.search(QUERY)
+@pytest.mark.filterwarnings("ignore:Failed to obtain server version")
+@pytest.mark.parametrize("kind", [ChromaStore, QdrantStore, AsyncQdrantStore])
+def test_a_server_that_never_answers(monkeypatch, kind):
+    for module in (server, connection, merger_plugins.qdrant):
+        monkeypatch.setattr(module, "TIMEOUT", 1)
+
+    async def search(store):
+        async with store:
+            await store.search(QUERY)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts connections, nobody reads
+        store = kind(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(StoreUnavailableError, match="does not answer"):
+            asyncio.run(search(store)) if kind is AsyncQdrantStore else store.search(QUERY)
+
+
+class Wrong(BaseHTTPRequestHandler):
+    """Answers every request alike, as a gateway or another application would."""
+
+    status, body = 200, b""
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.send_response(self.status)
+        self.send_header("content-length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_POST = do_PUT = answer  # noqa: N815 - so they are looked for
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:Failed to obtain server version")
+@pytest.mark.parametrize("kind", [ChromaStore, QdrantStore])
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (401, b'{"error": "who are you?"}', StoreUnavailableError, "refused access"),
+        (503, b"busy", StoreUnavailableError, "does not answer"),
+        (404, b"<html>no such page</html>", StoreError, "no such page"),
+        (200, b"<html>welcome</html>", StoreError, "failed"),
+    ],
+)
+def test_a_server_that_is_another_or_lets_nobody_in(kind, status, body, error, says):
+    answering = type("Answering", (Wrong,), {"status": status, "body": body})
+    with HTTPServer(("127.0.0.1", 0), answering) as wrong:
+        threading.Thread(target=wrong.serve_forever, daemon=True).start()
+        with pytest.raises(error, match=says):
+            kind(f"http://127.0.0.1:{wrong.server_port}").ingest("a", vectors=VECTORS)
+        wrong.shutdown()
 
 
 @pytest.mark.parametrize("how", ["request", "answer", "stall"])
