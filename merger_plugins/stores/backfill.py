@@ -11,29 +11,29 @@ from uuid import UUID
 from merger_plugins.errors import FingerprintError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
-from merger_plugins.mergers.calibration import CalibrationStatistics
+from merger_plugins.stores.aside import Aside, workshop_for
 from merger_plugins.stores.backend import Backend, Where
-from merger_plugins.stores.filling import GROWTH, Backfilled, Left, Order
+from merger_plugins.stores.filling import GROWTH, Backfilled, Order
 from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading
 from merger_plugins.stores.gathering import (
     base_of,
-    batches,
-    block_of,
     can_filter,
     in_lots,
     merger_of,
     opened,
     read,
+    seldom_collected,
 )
 from merger_plugins.stores.holding import Hold
 from merger_plugins.stores.layouts import recognised
 from merger_plugins.stores.records import PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, drop_statistics, write_statistics
-from merger_plugins.stores.spool import Spool
-from merger_plugins.stores.weaving import Weaver, Woven
+from merger_plugins.stores.weaving import Woven
+from merger_plugins.stores.workshop import Task, Workshop
 
 _SAMPLE = 1_000
 _DELETED_AT_ONCE = 1_000
+_KNOWN_AT_ONCE = 1_000
 
 
 def backfill(backend: Backend, order: Order) -> Backfilled:
@@ -78,41 +78,39 @@ class _Run:
         self._fits(dimension)
         base = base_of(backend, order, dimension)
         self._where = where = self._some(reading, base)
-        left = Left()
         expected = backend.count("chunks", where)
-        with Spool(dimension, len(reading.order_by), folder=order.scratch, expected=expected) as spool:
+        task = Task(backend.collection, reading, dimension, order.scratch, expected)
+        mergers = (base, *order.others, *order.known)
+        with workshop_for(task, mergers, one_process=order.one_process) as workshop:
             read(
-                backend,
-                where,
-                reading,
-                spool,
-                left,
-                lambda done: order.report("reading", done, expected),
+                backend, where, dimension, workshop.take, lambda done: order.report("reading", done, expected)
             )
-            if left.counts and not order.skip_missing:
+            taken = workshop.taken()
+            if taken.left.counts and not order.skip_missing:
                 raise StoreError(
-                    f"Of {expected:,} points in {backend.collection!r} some cannot be merged: {left}. Pass "
-                    "skip_missing=True (--skip-missing) to leave them out, or name other fields."
+                    f"Of {expected:,} points in {backend.collection!r} some cannot be merged: {taken.left}. "
+                    "Pass skip_missing=True (--skip-missing) to leave them out, or name other fields."
                 )
-            if not spool.chunks and where.documents is None:
+            if not taken.chunks and where.documents is None:
                 raise StoreError(f"The collection {backend.collection!r} has no points that can be merged.")
-            ties = spool.settle(reading.order_by)
-            edition, merger = self._edition(spool, reading, base)
+            ties = workshop.settle()
+            edition, merger = self._edition(workshop, taken.chunks, reading, base)
             self._fanout = merger.fanout
             self._begin(edition, dimension)
-            documents, merged, removed = self._merge(spool, edition, merger)
-            self._finish(spool, edition)
+            with seldom_collected():
+                documents, merged, removed = self._merge(workshop, taken.chunks, edition, merger)
+            self._finish(workshop, edition)
             return Backfilled(
                 collection=backend.collection,
                 layout=reading.layout,
                 group_by=reading.group_by,
                 order_by=reading.order_by,
                 vector=reading.vector,
-                chunks=spool.chunks,
+                chunks=taken.chunks,
                 documents=documents,
                 merged=merged,
                 removed=removed,
-                left_out=left.counts,
+                left_out=taken.left.counts,
                 ties=ties,
                 calibration_vectors=edition.calibration_vectors,
                 fingerprint=edition.fingerprint,
@@ -172,7 +170,7 @@ class _Run:
     # -- the edition -----------------------------------------------------------------------------------
 
     def _edition(
-        self, spool: Spool, reading: Reading, base: SequenceMerger
+        self, workshop: Workshop | Aside, chunks: int, reading: Reading, base: SequenceMerger
     ) -> tuple[Edition, SequenceMerger]:
         """What to work on, and its merger: the one that is there, unless something calls for another."""
         foreign = self.foreign or Foreign()
@@ -190,9 +188,9 @@ class _Run:
             if merger is None or (self.order.calibrate is False and stored.calibration_vectors):
                 continue
             partly = self._where.documents is not None
-            if stored is foreign.pending or partly or not self._outgrown(stored, spool.chunks):
+            if stored is foreign.pending or partly or not self._outgrown(stored, chunks):
                 return stored, merger
-        return self._new_edition(spool, reading, base)
+        return self._new_edition(workshop, chunks, reading, base)
 
     def _merger_of(self, edition: Edition, base: SequenceMerger) -> SequenceMerger | None:
         """The merger that made an edition; None where its calibration is damaged, and `anew` is on."""
@@ -216,25 +214,20 @@ class _Run:
         return self.order.calibrate
 
     def _new_edition(
-        self, spool: Spool, reading: Reading, base: SequenceMerger
+        self, workshop: Workshop | Aside, chunks: int, reading: Reading, base: SequenceMerger
     ) -> tuple[Edition, SequenceMerger]:
         fresh = isinstance(base, CalibratedMerger) and base.statistics is None
         if not (fresh if self.order.calibrate is None else self.order.calibrate):
             return Edition(reading.edition(base.fingerprint), reading, base.fingerprint), base
-        statistics = CalibrationStatistics(spool.dimension)
-        done = 0
-        for batch in batches(spool.rows(), spool.dimension):
-            for part in _parts(batch, spool.dimension):
-                rows = [row for own in part for row in own]
-                statistics.update_many(spool.vectors(rows), [len(own) for own in part])
-            done += sum(map(len, batch))
-            self.order.report("calibrating", done, spool.chunks)
+        for done in workshop.calibrating():
+            self.order.report("calibrating", done, chunks)
+        statistics = workshop.statistics()
         merger = base.calibrated(statistics)
         edition = Edition(reading.edition(merger.fingerprint), reading, merger.fingerprint)
         current = self.foreign.current if self.foreign else None
         if current is not None and edition.name == current.name and not self._damaged:
             return current, merger  # the collection is as it was
-        self.backend.create(spool.dimension, contextual=False)
+        self.backend.create(statistics.dimension, contextual=False)
         own = PointIds(UUID(self._namespace()))
         pieces = write_statistics(statistics, merger.fingerprint, own, self.backend)
         return replace(edition, pieces=pieces, calibration_vectors=statistics.vectors), merger
@@ -260,27 +253,33 @@ class _Run:
         else:
             self._hold.beat()
 
-    def _finish(self, spool: Spool, edition: Edition) -> None:
+    def _finish(self, workshop: Workshop | Aside, edition: Edition) -> None:
         """Let searches answer from what was made, then drop what they answered from before."""
         if self.foreign is None or self.foreign == Foreign(edition, None):
             return
         if self.foreign.current != edition or self.foreign.pending != edition or not self._hold.held:
             self._save(Foreign(edition, edition))
         if self._sweeps:
-            self._sweep(spool, edition)
+            self._sweep(workshop, edition)
             drop_statistics(self.backend, keep=edition.fingerprint if edition.pieces else None)
         self._save(Foreign(edition, None), held=False)
 
-    def _sweep(self, spool: Spool, edition: Edition) -> None:
+    def _sweep(self, workshop: Workshop | Aside, edition: Edition) -> None:
         """Remove other editions, and what an interrupted call left of this one."""
         keys = ["edition", "document_id", "position"]
-        stale = [
-            point.id
+        points = (
+            point
             for kind in ("root", "section", CONTEXTUAL_KIND)
             for point in self.backend.scan("merged", Where({"kind": kind}), payload=keys)
-            if point.payload.get("edition") != edition.name
-            or point.payload["position"] >= spool.size_of(point.payload["document_id"])
-        ]
+        )
+        stale: list[str] = []
+        for some in in_lots(points, _KNOWN_AT_ONCE):
+            sizes = workshop.sizes([point.payload["document_id"] for point in some])
+            stale += [
+                point.id
+                for point, size in zip(some, sizes, strict=True)
+                if point.payload.get("edition") != edition.name or point.payload["position"] >= size
+            ]
         for ids in in_lots(stale, _DELETED_AT_ONCE):
             self._hold.beat()
             self.backend.delete("merged", ids)
@@ -299,38 +298,30 @@ class _Run:
         self._hold.save(settings, held=held)
         self.foreign = foreign
 
-    def _merge(self, spool: Spool, edition: Edition, merger: SequenceMerger) -> tuple[int, int, int]:
+    def _merge(
+        self, workshop: Workshop | Aside, chunks: int, edition: Edition, merger: SequenceMerger
+    ) -> tuple[int, int, int]:
         """Merge what is not merged yet; returns how many documents there are, were merged, and are gone."""
-        spool.know(_stored(self.backend, edition, self._where.documents))
-        ids = edition.ids(self._namespace())
-        weaver = Weaver(merger, edition, ids, spool.vectors, block=block_of(spool.dimension))
+        for stored in in_lots(_stored(self.backend, edition, self._where.documents), _KNOWN_AT_ONCE):
+            workshop.know(stored)
         documents = merged = done = 0
-        for batch in batches(spool.documents(), spool.dimension):
-            states = [spool.is_known(document) for document in batch]
-            changed = [document for document, (same, _) in zip(batch, states, strict=True) if not same]
-            stale = [
-                point_id
-                for document, (same, before) in zip(batch, states, strict=True)
-                if not same
-                for point_id in weaver.stale(document, document.name, before)
-            ]
-            spool.note(batch)
-            if changed:
+        for step in workshop.merging(merger, edition, edition.ids(self._namespace())):
+            if step.stale or step.woven is not None:
                 self._before_writing(edition)
-                if stale:
-                    self.backend.delete("merged", stale)
-                for woven in weaver.weave(changed):
-                    self._write(woven, edition)
-            documents += len(batch)
-            merged += len(changed)
-            done += sum(map(len, batch))
-            self.order.report("merging", done, spool.chunks)
-        removed = 0
-        for name in spool.gone():
+            if step.stale:
+                self.backend.delete("merged", step.stale)
+            if step.woven is not None:
+                self._write(step.woven, edition)
+            if step.documents:
+                documents += step.documents
+                merged += step.merged
+                done += step.chunks
+                self.order.report("merging", done, chunks)
+        gone = workshop.gone()
+        for name in gone:
             self._before_writing(edition)
             self.backend.delete_document("merged", name)
-            removed += 1
-        return documents, merged, removed
+        return documents, merged, len(gone)
 
     def _write(self, woven: Woven, edition: Edition) -> None:
         """The root last: a document that has one of its present content is done."""
@@ -341,15 +332,6 @@ class _Run:
             self.backend.write("merged", woven.contextual)
         if woven.sections or woven.roots:
             self.backend.write("merged", [*woven.sections, *woven.roots])
-
-
-def _parts(batch: list[list[int]], dimension: int) -> Iterator[list[list[int]]]:
-    """A batch of documents' rows; a document that is longer than a block comes in parts."""
-    if len(batch) > 1 or len(batch[0]) <= block_of(dimension):
-        yield batch
-        return
-    for rows in in_lots(batch[0], block_of(dimension)):
-        yield [rows]
 
 
 def _stored(

@@ -15,7 +15,7 @@ from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.backend import Backend, Payload, Point, Where
 from merger_plugins.stores.backfill import backfill
 from merger_plugins.stores.checking import TOLERANCE, Problem, ProblemKind, difference_of
-from merger_plugins.stores.filling import Left, Order
+from merger_plugins.stores.filling import Order
 from merger_plugins.stores.foreign import CHUNK, CHUNKS, CONTEXTUAL_KIND, Edition, Foreign, Reading
 from merger_plugins.stores.gathering import (
     base_of,
@@ -31,6 +31,7 @@ from merger_plugins.stores.records import META_ID, METADATA, PointIds
 from merger_plugins.stores.settings import Settings
 from merger_plugins.stores.spool import Gathered, Spool
 from merger_plugins.stores.weaving import Weaver
+from merger_plugins.stores.workshop import Task, Workshop
 
 _KINDS = ("root", "section", CONTEXTUAL_KIND)
 _KNOWN = ("document_id", "content", "stop")
@@ -216,17 +217,17 @@ class _Comparison:
     def _differences(self, dimension: int) -> Iterator[Problem]:
         where = self._where()
         expected = self.backend.count("chunks", where)
-        keys = self.reading.order_by
-        with Spool(dimension, len(keys), folder=self.order.scratch, expected=expected) as spool:
+        task = Task(self.backend.collection, self.reading, dimension, self.order.scratch, expected)
+        with Workshop(task) as workshop:
             read(
                 self.backend,
                 where,
-                self.reading,
-                spool,
-                Left(),
+                dimension,
+                workshop.take,
                 lambda done: self.order.report("reading", done, expected),
             )
-            spool.settle(keys)
+            workshop.settle()
+            spool = workshop.spool
             spool.know(self._roots())
             weaver = Weaver(self.merger, self.edition, self.ids, spool.vectors, block=block_of(dimension))
             done = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,6 +29,30 @@ _DIGEST = 16
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _decode = json.JSONDecoder().decode
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Points as the database gave them.
+
+    Attributes:
+        ids: of the points.
+        payloads: one a point.
+        vectors: (n, d) float32; a row of zeros for a point without a vector.
+    """
+
+    ids: list[str]
+    payloads: list[Payload]
+    vectors: Matrix
+
+    @classmethod
+    def of(cls, points: Sequence[Point], dimension: int) -> Self:
+        """Of points with vectors of this dimension."""
+        nothing = np.zeros(dimension, np.float32)
+        vectors: Matrix = np.empty((len(points), dimension), "<f4")
+        for row, point in zip(vectors, points, strict=True):
+            row[:] = nothing if point.vector is None else point.vector
+        return cls([point.id for point in points], [dict(point.payload) for point in points], vectors)
 
 
 @dataclass(eq=False)
@@ -64,13 +88,11 @@ class Extractor:
 
     Args:
         reading: how the points are read.
-        dimension: of their vectors.
         left: takes the points that are left out.
     """
 
-    def __init__(self, reading: Reading, dimension: int, left: Left) -> None:
+    def __init__(self, reading: Reading, left: Left) -> None:
         self._reading = reading
-        self._dimension = dimension
         self._left = left
         self._decoded = _Decoded()
         self._document = self._decoded.at(reading.group_by)
@@ -78,34 +100,33 @@ class Extractor:
         self._text = self._decoded.at(reading.text) if reading.text else None
         self.shortest = self.longest = 1.0
 
-    def page(self, points: Sequence[Point]) -> Page:
+    def page(self, sheet: Sheet) -> Page:
         """The rows of those points that have everything."""
-        vectors = _stacked(points, self._dimension)
+        vectors = sheet.vectors
         squared = np.einsum("nd,nd->n", vectors, vectors)
         sound = (np.isfinite(squared) & (squared > _SMALLEST)).tolist()
         page = Page([], [], [], [], [], [], [], vectors)
         rows: list[int] = []
         data = vectors.data.cast("B")
         width = vectors.strides[0]
-        for row, point in enumerate(points):
-            payload = point.payload
+        for row, (point_id, payload) in enumerate(zip(sheet.ids, sheet.payloads, strict=True)):
             value = self._document(payload)
             document = self._reading.document_named(value)
             if document is None:
-                self._left.add(f"a text or whole number in the field {self._reading.group_by!r}", point.id)
+                self._left.add(f"a text or whole number in the field {self._reading.group_by!r}", point_id)
                 continue
-            order = self._ordered(point)
+            order = self._ordered(point_id, payload)
             if order is None:
                 continue
             if not sound[row]:
-                self._left.add("a vector of finite numbers that are not all zero", point.id)
+                self._left.add("a vector of finite numbers that are not all zero", point_id)
                 continue
             text = self._text(payload) if self._text is not None else None
             text = text if type(text) is str else None
             lines = lines_of(self._reading.metadata_of(payload))
-            said = f"{point.id}\0{order!r}\0{lines}\0{'' if text is None else text}"
+            said = f"{point_id}\0{order!r}\0{lines}\0{'' if text is None else text}"
             hashed = data[row * width : (row + 1) * width], said.encode(errors="surrogatepass")
-            page.ids.append(point.id)
+            page.ids.append(point_id)
             page.documents.append(document)
             page.whole.append(type(value) is int)
             page.order.append(order)
@@ -113,7 +134,7 @@ class Extractor:
             page.metadata.append(lines)
             page.digests.append(blake2b(b"".join(hashed), digest_size=_DIGEST).digest())
             rows.append(row)
-        if len(rows) < len(points):
+        if len(rows) < len(sheet.ids):
             page.vectors, squared = vectors[rows], squared[rows]
         if rows:
             self.shortest = min(self.shortest, float(np.sqrt(squared.min())))
@@ -125,13 +146,13 @@ class Extractor:
         """Whether all vectors so far have unit length."""
         return self.shortest > 1 - UNIT_WITHIN and self.longest < 1 + UNIT_WITHIN
 
-    def _ordered(self, point: Point) -> list[str | int | float] | None:
+    def _ordered(self, point_id: str, payload: Payload) -> list[str | int | float] | None:
         values = []
         for path, at in self._order:
-            value = at(point.payload)
+            value = at(payload)
             kind = type(value)
             if (kind is not int and kind is not str and kind is not float) or value != value:
-                self._left.add(f"a text or number in the field {path!r}", point.id)
+                self._left.add(f"a text or number in the field {path!r}", point_id)
                 return None
             values.append(value)
         return values
@@ -168,15 +189,6 @@ class _Decoded:
                 self._value = None
             self._text = text
         return self._value
-
-
-def _stacked(points: Sequence[Point], dimension: int) -> Matrix:
-    """(n, d) float32; a row of zeros for a point without a vector."""
-    nothing = np.zeros(dimension, np.float32)
-    stacked: Matrix = np.empty((len(points), dimension), "<f4")
-    for row, point in zip(stacked, points, strict=True):
-        row[:] = nothing if point.vector is None else point.vector
-    return stacked
 
 
 def lines_of(metadata: Payload) -> str:

@@ -112,6 +112,7 @@ class Order:
         documents: only these, where a back-fill was completed before and its calibration still fits; all
             documents otherwise.
         keep: whether the calibration stays, however much the collection has grown.
+        one_process: whether to do without another process, however many points there are.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -125,6 +126,7 @@ class Order:
     progress: Callable[[BackfillProgress], object] | None = None
     documents: tuple[str, ...] | None = None
     keep: bool = False
+    one_process: bool = False
 
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Tell how far it is."""

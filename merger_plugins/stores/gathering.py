@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from threading import Lock
 from typing import TypeVar
 
 from merger_plugins.errors import InputError, StoreError
@@ -12,18 +15,25 @@ from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.stores.backend import Backend, VectorForm, Where
 from merger_plugins.stores.chunks import ForeignChunks
-from merger_plugins.stores.extracting import Extractor
-from merger_plugins.stores.filling import Left, Order
-from merger_plugins.stores.foreign import Edition, Foreign, Reading
+from merger_plugins.stores.extracting import Sheet
+from merger_plugins.stores.filling import Order
+from merger_plugins.stores.foreign import Edition, Foreign
 from merger_plugins.stores.records import META_ID
 from merger_plugins.stores.settings import Settings, resolved
-from merger_plugins.stores.spool import Gathered, Spool
+from merger_plugins.stores.spool import Gathered
 
 T = TypeVar("T")
 S = TypeVar("S", Gathered, list[int])
 
 _PAGE = 1_000
 _FLOATS_AT_ONCE = 1_000_000
+
+_GARBAGE = 100_000
+"""How many new objects wait to be looked at, while vectors are read or written."""
+
+_collecting = Lock()
+_usual: list[tuple[int, int, int]] = []
+"""The thresholds to go back to, once for everybody who asked for others."""
 
 
 def opened(backend: Backend) -> tuple[dict[str, VectorForm], Settings | None, Foreign | None]:
@@ -115,38 +125,50 @@ def merger_of(
 def read(
     backend: Backend,
     where: Where,
-    reading: Reading,
-    spool: Spool,
-    left: Left,
+    dimension: int,
+    take: Callable[[Sheet], object],
     progress: Callable[[int], object],
 ) -> None:
-    """Read points into a spool.
+    """Read chunk points.
 
     Args:
         backend: the database.
         where: which points.
-        reading: how they are read.
-        spool: takes them.
-        left: takes those that lack something.
+        dimension: of their vectors.
+        take: is given them, page by page.
         progress: called with the number of points after each page.
 
     Raises:
-        StoreError: lengths other than 1 in a collection that does not compare by cosine; the database fails.
+        StoreError: the database fails, or `take` says so.
     """
     points = backend.scan("chunks", where, vectors=True)
-    extractor = Extractor(reading, spool.dimension, left)
     done = 0
-    for page in in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // spool.dimension))):
-        spool.add(extractor.page(page))
-        if reading.distance is not None and not extractor.unit:
-            raise StoreError(
-                f"The chunk vectors of {backend.collection!r} are compared by {reading.distance}, "
-                f"and have lengths from {extractor.shortest:.4g} to {extractor.longest:.4g}. Merged "
-                "vectors are compared by cosine, which ranks the same way only where all have length 1. "
-                "Copy the collection into one with cosine distance, or write unit vectors into it."
-            )
-        done += len(page)
-        progress(done)
+    with seldom_collected():
+        for page in in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // dimension))):
+            take(Sheet.of(page, dimension))
+            done += len(page)
+            progress(done)
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """Let Python look for garbage that refers to itself less often meanwhile.
+
+    Clients take and give vectors as lists. A page of them sets off a dozen collections, each of which walks
+    through every number of every list: a quarter of the time of reading. Whoever turned it off finds it off.
+    """
+    with _collecting:
+        _usual.append(gc.get_threshold())
+        if 0 < _usual[0][0] < _GARBAGE:
+            gc.set_threshold(_GARBAGE, *_usual[0][1:])
+    try:
+        yield
+    finally:
+        with _collecting:
+            usual = _usual[0]
+            _usual.pop()
+            if not _usual:
+                gc.set_threshold(*usual)
 
 
 def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -182,6 +182,7 @@ class Keeping(StoreBase):
         skip_missing: bool = False,
         anew: bool = False,
         scratch: str | os.PathLike[str] | None = None,
+        one_process: bool = False,
         progress: Callable[[BackfillProgress], object] | None = None,
     ) -> Backfilled:
         """Add section and root vectors to a collection that another application wrote.
@@ -210,6 +211,8 @@ class Keeping(StoreBase):
             skip_missing: leave out points that lack a field or a vector, in place of an error.
             anew: let other fields, or another merger, than those of the last call take over, in the same way.
             scratch: folder for the temporary file; the system's for None.
+            one_process: whether to do without another process, in which the points of large collections are
+                otherwise sorted and merged.
             progress: called after every batch.
 
         Raises:
@@ -226,6 +229,7 @@ class Keeping(StoreBase):
             skip_missing=skip_missing,
             anew=anew,
             scratch=scratch,
+            one_process=one_process,
             progress=progress,
         )
         try:

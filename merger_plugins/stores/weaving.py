@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,10 @@ class Woven:
     contextual: list[Point]
     sections: list[Point]
     roots: list[Point]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: vectors together, as one by one they take ten times as long."""
+        return _unpacked, tuple(map(_packed, (self.contextual, self.sections, self.roots)))
 
 
 class Weaver:
@@ -229,6 +234,31 @@ def _spanned(vectors: Matrix, masses: Vector, spans: NDArray[np.intp]) -> Ragged
     ends = np.cumsum(lengths)
     rows = np.arange(ends[-1]) + np.repeat(spans[order, 0] - (ends - lengths), lengths)
     return Ragged(vectors[rows], masses[rows], lengths, order)
+
+
+_Packed = tuple[list[str], list[Payload], Matrix | None, Matrix | None]
+
+
+def _packed(points: list[Point]) -> _Packed:
+    """Points that all have a vector or none, and all a contextual one or none."""
+    vectors = [point.vector for point in points if point.vector is not None]
+    contextual = [point.contextual for point in points if point.contextual is not None]
+    return (
+        [point.id for point in points],
+        [dict(point.payload) for point in points],
+        np.stack(vectors) if vectors else None,
+        np.stack(contextual) if contextual else None,
+    )
+
+
+def _unpacked(*lists: _Packed) -> Woven:
+    def points(packed: _Packed) -> list[Point]:
+        ids, payloads, vectors, contextual = packed
+        nothing = [None] * len(ids)
+        columns = ids, payloads, nothing if vectors is None else vectors, contextual
+        return list(map(Point, *columns[:3], nothing if contextual is None else contextual))
+
+    return Woven(*map(points, lists))
 
 
 def _checked(document: Gathered, root: Vector) -> Vector:
