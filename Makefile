@@ -15,19 +15,20 @@ demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
 
 test: .venv/test/.done
-	.venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	scratch=$$(.ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
+	TMPDIR=$$scratch OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lowest: .venv/lowest/.done
 	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations/qdrant-client integrations/chroma-db tests/stores/test_ranking.py
 
-check: .venv/check/.done
-	.venv/check/bin/ruff check .
-	.venv/check/bin/ruff format --check .
-	.venv/check/bin/mypy
-	.venv/check/bin/lint-imports
-	.venv/check/bin/python -m benchmarks.readme --check
-	rm -rf dist && .venv/check/bin/python -m build --wheel --quiet
-	.venv/check/bin/python .ci/check_wheel.py dist
+check: .venv/test/.done
+	.venv/test/bin/ruff check .
+	.venv/test/bin/ruff format --check .
+	.venv/test/bin/mypy
+	.venv/test/bin/lint-imports
+	.venv/test/bin/python -m benchmarks.readme --check
+	rm -rf dist && .venv/test/bin/python -m build --wheel --quiet
+	.venv/test/bin/python .ci/check_wheel.py dist
 	.ci/check_install "$(PYTHON)" dist
 
 bench: .venv/bench/.done
@@ -54,18 +55,13 @@ bench: .venv/bench/.done
 
 .venv/test/.done: pyproject.toml
 	$(PYTHON) -m venv .venv/test
-	@echo "Installing what the tests need ..."
-	.venv/test/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@echo "Installing what the tests and checks need ..."
+	.venv/test/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[test,dev]"
 	@touch $@
 
 .venv/lowest/.done: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv .venv/lowest
 	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[contract]" $$(.venv/lowest/bin/python .ci/lowest.py chroma qdrant)
-	@touch $@
-
-.venv/check/.done: pyproject.toml
-	$(PYTHON) -m venv .venv/check
-	.venv/check/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,dev]"
 	@touch $@
 
 clean:
