@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,21 @@ class Nodes:
     masses: NDArray[np.float32]
     counts: NDArray[np.int64]
 
+    @classmethod
+    def empty(cls, dimension: int) -> Nodes:
+        """No nodes."""
+        return cls(np.zeros((0, dimension), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    @classmethod
+    def concatenated(cls, parts: Iterable[Nodes], dimension: int) -> Nodes:
+        """The nodes of some levels or of parts of one, in order; there may be no part."""
+        known = list(parts) or [cls.empty(dimension)]
+        return cls(
+            np.concatenate([part.vectors for part in known]),
+            np.concatenate([part.masses for part in known]),
+            np.concatenate([part.counts for part in known]),
+        )
+
     def copy(self) -> Nodes:
         """The same nodes in arrays of their own."""
         return Nodes(self.vectors.copy(), self.masses.copy(), self.counts.copy())
@@ -43,8 +59,7 @@ class Level:
     @classmethod
     def empty(cls, dimension: int, first: int = 0) -> Level:
         """A level without nodes."""
-        nodes = Nodes(np.zeros((0, dimension), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return cls(nodes, first)
+        return cls(Nodes.empty(dimension), first)
 
     @property
     def stop(self) -> int:

@@ -138,9 +138,5 @@ def _stored(section: Point | None, width: int) -> _Faded:
 
 
 def _together(parts: Sequence[_Faded], width: int) -> _Faded:
-    nodes = Nodes(
-        np.concatenate([np.zeros((0, width), np.float32), *(part.nodes.vectors for part in parts)]),
-        np.concatenate([np.zeros(0, np.float32), *(part.nodes.masses for part in parts)]),
-        np.concatenate([np.zeros(0, np.int64), *(part.nodes.counts for part in parts)]),
-    )
+    nodes = Nodes.concatenated((part.nodes for part in parts), width)
     return _Faded(nodes, np.concatenate([np.zeros(0), *(part.moments for part in parts)]))

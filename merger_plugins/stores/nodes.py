@@ -147,12 +147,8 @@ class Tree:
         if level == 0:
             leaves, masses = leaves_of(self._merger, [self.chunk(p) for p in range(start, stop)], self._width)
             return Nodes(leaves * masses[:, None], masses, (masses > 0).astype(np.int64))
-        parts = [self._node(level, index) for index in range(start, stop)]
-        return Nodes(
-            np.concatenate([np.zeros((0, self._width), np.float32), *(part.vectors for part in parts)]),
-            np.concatenate([np.zeros(0, np.float32), *(part.masses for part in parts)]),
-            np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)]),
-        )
+        parts = (self._node(level, index) for index in range(start, stop))
+        return Nodes.concatenated(parts, self._width)
 
     def rolling(self, covering: Covering) -> RollingMerge:
         """The rolling merge of the whole document, resumed from the nodes that cover it."""

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins import _state
-from merger_plugins._batching import as_masses, as_matrix, as_vector, unit
+from merger_plugins._batching import as_matrix, as_vector, unit
 from merger_plugins._nodes import Level, Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.errors import EmptyInputError, InputError, StateError, ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger, Strategy
 from merger_plugins.mergers.context import REACH, ContextWeights, Renewal
-
-LEAST_MASS, MOST_MASS = 1e-15, 1e15
-"""Masses are added up in float32; beyond these bounds the squares of the sums leave its range."""
-
-_LAZY_LEVELS = 2
-
-
-def frontier(places: int, fanout: int, *, lazy: int) -> list[tuple[int, int]]:
-    """Which nodes cover a sequence: (start, stop) of each level's node indices, lowest level first.
-
-    A level hands its oldest `fanout` nodes up as one as soon as they are complete; the two lowest levels only
-    once `lazy` times as many more are complete too, so that they are read at a finer grain. Depends on
-    `places` alone.
-    """
-    ranges: list[tuple[int, int]] = []
-    received = places
-    while received:
-        handed = max(received // fanout - (lazy if len(ranges) < _LAZY_LEVELS else 0), 0)
-        ranges.append((handed * fanout, received))
-        received = handed
-    return ranges
+from merger_plugins.tree.covering import frontier
+from merger_plugins.tree.masses import checked_masses
 
 
 class RollingMerge:
@@ -379,11 +361,8 @@ class RollingMerge:
             if self._chain is None or not self._chain.counts[0]:
                 self._chain = following
                 continue
-            pair = Nodes(
-                np.concatenate([self._chain.vectors, following.vectors]),
-                np.concatenate([self._chain.masses, following.masses]),
-                np.array([1, 1], np.int64),
-            )
+            both = Nodes.concatenated([self._chain, following], following.vectors.shape[1])
+            pair = replace(both, counts=np.ones(2, np.int64))  # each is one vector to be merged
             mass = pair.masses.sum(keepdims=True)
             self._chain = Nodes(
                 unit(self.merger._read([pair])[None]) * mass,
@@ -451,11 +430,7 @@ class RollingMerge:
                     grand.counts.sum(keepdims=True),
                 )
             )
-        return Nodes(
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.masses for part in parts]),
-            np.concatenate([part.counts for part in parts]),
-        )
+        return Nodes.concatenated(parts, self._dimension or 0)
 
     def _contextual(self, start: int, stop: int, weights: ContextWeights | None) -> Matrix:
         low, high = max(start - REACH, 0), min(stop + REACH, self.places)
@@ -465,22 +440,6 @@ class RollingMerge:
         vectors = self.merger._contextual(unit(leaves.vectors), root, relative, weights)
         vectors[leaves.counts == 0] = 0
         return vectors[start - low : stop - low]
-
-
-def checked_masses(masses: MassesLike | None, count: int) -> Vector:
-    """(count,) masses that a tree can add up; ones for None.
-
-    Raises:
-        InputError: not finite, below `LEAST_MASS` or above `MOST_MASS`, or another number of them.
-    """
-    checked = as_masses(masses, count)
-    outside = checked[(checked < LEAST_MASS) | (checked > MOST_MASS)]
-    if len(outside):
-        raise InputError(
-            f"masses hold {outside[0]:g}; a rolling merge takes {LEAST_MASS:g} to {MOST_MASS:g}. A mass is a "
-            "number of tokens."
-        )
-    return checked
 
 
 def _spans(places: Sequence[int]) -> list[tuple[int, int]]:
