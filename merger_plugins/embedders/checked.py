@@ -81,7 +81,7 @@ class CheckedEmbedder:
     async def aembed(self, texts: list[str]) -> NDArray[np.float64]:
         """As `embed`."""
         if self.adocuments is not None:
-            return self._rows(await self.adocuments(texts), len(texts))
+            return await in_thread(self._rows, await self.adocuments(texts), len(texts))
         return await in_thread(self.embed, texts)
 
     async def aembed_query(self, text: str) -> list[float]:

@@ -36,11 +36,14 @@ async def called(hook: MergedStore | AsyncMergedStore, name: str, *args: Any, **
     return await run_in_executor(None, lambda: method(*args, **kwargs))
 
 
-async def embedded(hook: MergedStore | AsyncMergedStore, query: str) -> str | list[float]:
-    """A query's vector by the embedder's own coroutine; the query itself where it has none."""
+async def embedded(hook: MergedStore | AsyncMergedStore, query: str) -> list[float] | None:
+    """A query's vector by the embedder's own coroutine; None where it has none, and for no text."""
     if isinstance(hook, AsyncMergedStore):
         embedder = await hook.embedder()
     else:
         embedder = await run_in_executor(None, lambda: hook.embedder)
     method = getattr(getattr(embedder, "source", embedder), "aembed_query", None)
-    return await method(query) if callable(method) and query.strip() else query
+    if not callable(method) or not query.strip():
+        return None
+    vector: list[float] = await method(query)
+    return vector

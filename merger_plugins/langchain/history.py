@@ -12,7 +12,7 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
 from merger_plugins.errors import InputError, StoreError
-from merger_plugins.langchain.calls import called, plain
+from merger_plugins.langchain.calls import called, embedded, plain
 from merger_plugins.stores.asynchronous import AsyncMergedStore
 from merger_plugins.stores.store import MergedStore
 
@@ -100,7 +100,9 @@ class MergerChatHistory(BaseChatMessageHistory):
 
     async def arecall(self, question: str, k: int = 4) -> list[BaseMessage]:
         """As `recall`."""
-        hits = await called(self.hook, "recall", question, k, conversation_id=self.session_id)
+        vector = await embedded(self.hook, question)
+        asked = question if vector is None else vector
+        hits = await called(self.hook, "recall", asked, k, conversation_id=self.session_id)
         return _messages(sorted(hits, key=lambda hit: hit.position or 0))
 
     def _plain(self) -> MergedStore:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isnan
+from numbers import Real
 from typing import Any, Literal, Self, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -88,6 +90,7 @@ class MergerRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         asked = _Asked.of(self, kwargs)
+        _check_question(query)
         hook = plain(self.hook, _AWAITED)
         question: str | ConversationQuery = query
         if asked.conversation is not None:
@@ -104,11 +107,13 @@ class MergerRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         asked = _Asked.of(self, kwargs)
-        if asked.conversation is not None:  # which counts the question's tokens, so that it takes the text
-            told = self.conversations or self.hook
-            question = await called(told, "merged_question", query, asked.conversation, history=asked.history)
-        else:
-            question = await embedded(self.hook, query)
+        _check_question(query)
+        told = self.hook if asked.conversation is None else self.conversations or self.hook
+        vector = await embedded(told, query)
+        question: Any = query if vector is None else vector
+        if asked.conversation is not None:
+            about = {"vector": vector, "history": asked.history}
+            question = await called(told, "merged_question", query, asked.conversation, **about)
         method, arguments = asked.call()
         return self._documents(asked, await called(self.hook, method, question, **arguments))
 
@@ -151,6 +156,12 @@ class _Asked:
         for name in ("k", "chunks_per_document"):
             if type(value := getattr(asked, name)) is not int or value < 1:
                 raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
+        least: Any = asked.score_threshold
+        if least is not None and (not isinstance(least, Real) or isnan(least)):
+            raise InputError(f"score_threshold is {least!r}; it takes a number, or None.")
+        weights: object = asked.weights
+        if not isinstance(weights, FusionWeights | None):
+            raise InputError(f"weights is {weights!r}; it takes FusionWeights, or None.")
         return asked
 
     def call(self) -> tuple[str, dict[str, Any]]:
@@ -159,6 +170,14 @@ class _Asked:
             return "passages", {"k": self.k, "per_document": self.chunks_per_document, "filter": self.filter}
         level = {"k": self.k, "level": self.mode, "filter": self.filter, "weights": self.weights}
         return "search", level
+
+
+def _check_question(question: object) -> None:
+    if not isinstance(question, str):
+        raise InputError(
+            f"The question is a {type(question).__qualname__}, where a str was expected. In a chain, take it "
+            "out first: itemgetter('question') | retriever."
+        )
 
 
 def _metadata(hit: Hit, score_key: str | None) -> dict[str, Any]:

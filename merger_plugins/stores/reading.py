@@ -229,6 +229,7 @@ class Reading(StoreBase):
         question: str | VectorLike,
         conversation_id: str,
         *,
+        vector: VectorLike | None = None,
         history: int = HISTORY,
         gate: HistoryGate | None = None,
     ) -> ConversationQuery:
@@ -237,6 +238,7 @@ class Reading(StoreBase):
         Args:
             question: a text, or a raw query vector (d,).
             conversation_id: one that is not stored has no turns, so that the question stays as it is.
+            vector: (d,) the raw query vector of a text that the store's embedder has embedded already.
             history: how many turns at the most.
             gate: decides how far; None for `load_gate()` with the bundled embedder, `HistoryGate()` with any
                 other, and where question and embedder are not known here.
@@ -246,8 +248,8 @@ class Reading(StoreBase):
             StoreError: the database fails.
         """
         self._state.open()
-        vector = self._vector_of(question)
-        return self._follow_up(question, vector, self._last_turns(conversation_id, history), gate)
+        own = self._vector_of(question if vector is None else vector)
+        return self._follow_up(question, own, self._last_turns(conversation_id, history), gate)
 
     def contents(self, document_id: str, *, last: int | None = None) -> list[StoredChunk]:
         """The chunks of a document, or the turns of a conversation, in reading order.

@@ -80,7 +80,8 @@ def chroma(embeddings: Embeddings) -> VectorStore:
     for name in ("app", "app__merged"):
         if name in [collection.name for collection in client.list_collections()]:
             client.delete_collection(name)
-    return Chroma("app", embeddings, client=client, collection_configuration={"hnsw": {"space": "cosine"}})
+    client.create_collection("app", configuration={"hnsw": {"space": "cosine"}})
+    return Chroma("app", embeddings, client=client)
 
 
 def hook_over(store: Any, embeddings: Embeddings, **options: Any) -> MergedStore:

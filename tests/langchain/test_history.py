@@ -55,7 +55,7 @@ def test_a_repeated_call_stores_nothing_twice(hook):
     talk = [HumanMessage("Hello."), AIMessage("Hi.")]
     history.add_messages(talk)
     history.add_messages([*talk, HumanMessage("And you?")])
-    assert [message.text for message in history.messages] == ["Hello.", "Hi.", "And you?"]
+    assert [message.content for message in history.messages] == ["Hello.", "Hi.", "And you?"]
 
 
 def test_a_message_longer_than_the_model_reads_comes_back_whole(hook, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_message_longer_than_the_model_reads_comes_back_whole(hook, monkeypatc
     history = MergerChatHistory(hook, "ann")
     history.add_user_message(long)
     history.add_ai_message("Indeed.")
-    assert [message.text for message in history.messages] == [long, "Indeed."]
+    assert [message.content for message in history.messages] == [long, "Indeed."]
     assert sum(document.chunks for document in hook.documents()) > 2
 
 
@@ -82,7 +82,7 @@ def test_what_was_said_is_recalled(hook):
     history.add_messages(TALK)
     MergerChatHistory(hook, "bob").add_user_message("The lighthouse was lit in 1871, says Bob.")
     found = history.recall("the year of the first light", 2)
-    assert [message.text for message in found] == [
+    assert [message.content for message in found] == [
         "When was the lighthouse lit?",
         "Its lamp was lit in 1871.",
     ]
@@ -124,7 +124,7 @@ async def test_sessions_side_by_side(hook):
 
     await asyncio.gather(*(talk(f"s{number}") for number in range(5)))
     for number in range(5):
-        said = [message.text for message in MergerChatHistory(hook, f"s{number}").messages]
+        said = [message.content for message in MergerChatHistory(hook, f"s{number}").messages]
         assert said == [f"s{number} {turn}" for turn in range(6)]
 
 
@@ -139,7 +139,7 @@ def test_inside_a_chain_with_history(hook):
     config = {"configurable": {"session_id": "ann"}}
     chain.invoke({"question": "When was the lighthouse lit?"}, config)
     chain.invoke({"question": "Who lived there?"}, config)
-    said = [message.text for message in MergerChatHistory(hook, "ann").messages]
+    said = [message.content for message in MergerChatHistory(hook, "ann").messages]
     assert said == ["When was the lighthouse lit?", "In 1871.", "Who lived there?", "Three keepers."]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.runnables import ConfigurableField
 from qdrant_client import QdrantClient, models
 
 from merger_plugins.errors import EmptyInputError, InputError, StoreError
@@ -191,8 +192,43 @@ def test_callbacks_and_streaming(app):
     assert found(streamed) == found(retriever.invoke(QUESTION))
 
 
-def test_a_follow_up_question_in_a_conversation():
-    chats = QdrantStore(":memory:", "chats")
+async def test_what_a_runnable_offers(app):
+    _, hook, _ = app
+    retriever = MergerRetriever(hook=hook, k=3)
+    expected = found(retriever.invoke(QUESTION))
+    assert [found(one) async for one in retriever.astream(QUESTION)] == [expected]
+    events = [event["event"] async for event in retriever.astream_events(QUESTION, version="v2")]
+    assert events == ["on_retriever_start", "on_retriever_end"]
+    assert found(retriever.bind(k=2).invoke(QUESTION)) == expected[:2]
+    chosen = retriever.configurable_fields(k=ConfigurableField(id="k"))
+    assert found(chosen.invoke(QUESTION, {"configurable": {"k": 1}})) == expected[:1]
+    assert found(chosen.invoke(QUESTION)) == expected
+
+
+async def test_no_more_at_once_than_asked_for(app):
+    store, _, _ = app
+
+    class Crowded(Counting):
+        now = most = 0
+
+        async def aembed_query(self, text: str) -> list[float]:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.01)
+            self.now -= 1
+            return self.embed_query(text)
+
+    embeddings = Crowded()
+    retriever = MergerRetriever(hook=hook_over(store, embeddings), k=1)
+    await retriever.abatch([QUESTION] * 8, {"max_concurrency": 2})
+    assert embeddings.most == 2
+    await retriever.abatch([QUESTION] * 8)
+    assert embeddings.most > 2
+
+
+async def test_a_follow_up_question_in_a_conversation(tmp_path):
+    talking = Counting()
+    chats = QdrantStore(tmp_path / "chats", "chats", embedder=talking)
     chats.append("ann", "Tell me about the lighthouse on the reef.", speaker="ann")
     embeddings = Counting()
     store = APPS["qdrant"](embeddings)
@@ -204,6 +240,10 @@ def test_a_follow_up_question_in_a_conversation():
     asked = retriever.invoke("How many people lived there?", conversation="ann", k=8)
     assert asked[0].metadata["source"] == "lighthouse"
     assert asked[0].metadata["merger"]["root"] > alone[0].metadata["merger"]["root"]
+    talking.queries.clear()
+    awaited = await retriever.ainvoke("How many people lived there?", conversation="ann", k=8)
+    assert found(awaited) == found(asked)
+    assert (talking.queries, len(talking.awaited)) == ([], 1)
 
 
 # Bad input
@@ -213,9 +253,13 @@ def test_a_collection_without_merged_vectors_names_the_call():
     embeddings = Counting()
     store = APPS["qdrant"](embeddings)
     store.add_documents(documents())
-    for mode in ("fused", "section", "document"):
-        with pytest.raises(StoreError, match="backfill"):
-            MergerRetriever(hook=hook_over(store, embeddings), mode=mode).invoke(QUESTION)
+    hook = hook_over(store, embeddings)
+    for mode in ("fused", "contextual", "section", "document"):
+        with pytest.raises(StoreError, match=r"Call backfill\(\)"):
+            MergerRetriever(hook=hook, mode=mode).invoke(QUESTION)
+    hook.backfill()
+    with pytest.raises(InputError, match=r"backfill\(contextual='companion', anew=True\)"):
+        MergerRetriever(hook=hook, mode="contextual").invoke(QUESTION)
 
 
 def test_an_empty_store_gives_nothing():
@@ -231,6 +275,10 @@ def test_an_empty_store_gives_nothing():
         ({"search_type": "mmr"}, "takes no search_type"),
         ({"chunks_per_document": 0}, "chunks_per_document"),
         ({"filter": 7}, "filter"),
+        ({"score_threshold": "0.5"}, "score_threshold is '0.5'"),
+        ({"score_threshold": float("nan")}, "score_threshold is nan"),
+        ({"weights": (1, 0.2, 0.2)}, "FusionWeights"),
+        ({"conversation": ""}, "id"),
     ],
 )
 def test_a_call_that_asks_for_something_else(app, given, words):
@@ -245,6 +293,22 @@ def test_an_unknown_setting_or_hook_is_refused(app):
         MergerRetriever(hook=hook, kay=3)
     with pytest.raises(ValueError, match="hook"):
         MergerRetriever(hook="app")
+
+
+@pytest.mark.parametrize("question", [None, {"question": QUESTION}, [QUESTION]])
+async def test_a_question_is_a_text(app, question):
+    retriever = MergerRetriever(hook=app[1])
+    with pytest.raises(InputError, match="where a str was expected"):
+        retriever.invoke(question)
+    with pytest.raises(InputError, match="where a str was expected"):
+        await retriever.ainvoke(question)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_found(app, mode):
+    retriever = MergerRetriever(hook=app[1], mode=mode)
+    assert retriever.invoke(QUESTION, filter={"source": "nobody"}) == []
+    assert retriever.invoke(QUESTION, score_threshold=9.0) == []
 
 
 def test_an_empty_question(app):
@@ -270,15 +334,34 @@ def test_embeddings_of_another_dimension(app):
         MergerRetriever(hook=hook_over(store, Short())).invoke(QUESTION)
 
 
-def test_embeddings_that_fail_say_so_themselves(app):
-    store, _, _ = app
+async def test_embeddings_that_fail_say_so_themselves(app):
+    store, hook, _ = app
 
     class Failing(Counting):
         def embed_query(self, text: str) -> list[float]:
             raise ConnectionError("no network")
 
+        async def aembed_query(self, text: str) -> list[float]:
+            return self.embed_query(text)
+
+    class Notes(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.errors: list[BaseException] = []
+
+        def on_retriever_error(self, error, **kwargs):
+            self.errors.append(error)
+
+    notes = Notes()
+    retriever = MergerRetriever(hook=hook_over(store, Failing()))
     with pytest.raises(ConnectionError, match="no network"):
-        MergerRetriever(hook=hook_over(store, Failing())).invoke(QUESTION)
+        retriever.invoke(QUESTION, {"callbacks": [notes]})
+    with pytest.raises(ConnectionError, match="no network"):
+        await retriever.ainvoke(QUESTION, {"callbacks": [notes]})
+    assert [type(error) for error in notes.errors] == [ConnectionError] * 2
+    # One of several questions that fails takes no other with it.
+    found, failed = MergerRetriever(hook=hook).batch([QUESTION, " "], return_exceptions=True)
+    assert found
+    assert isinstance(failed, EmptyInputError)
 
 
 def test_it_closes_nothing(tmp_path):
