@@ -84,6 +84,13 @@ def command(
     scratch: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the temporary file.")
     ] = None,
+    one_process: Annotated[
+        bool,
+        typer.Option(
+            "--one-process",
+            help="Do without the second process that sorts and merges the points of large collections.",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Add section and root vectors to a collection that LangChain, LlamaIndex or your own code wrote.
@@ -107,6 +114,7 @@ def command(
                 skip_missing=skip_missing,
                 anew=anew,
                 scratch=scratch,
+                one_process=one_process,
                 progress=bars,
             )
         seconds = round(time.perf_counter() - began, 1)

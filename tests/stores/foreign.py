@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
+import pytest
 from qdrant_client import QdrantClient, models
 
 from merger_plugins import SequenceMerger
@@ -167,6 +170,27 @@ class ChromaApp:
 
     def exists(self, name: str) -> bool:
         return name in [each.name for each in self.client.list_collections()]
+
+
+@contextmanager
+def hosted(kind: str, folder: Path) -> Iterator[QdrantApp | ChromaApp]:
+    """An application on Qdrant's embedded client, on its real engine (``"edge"``) or on Chroma."""
+    if kind == "chroma":
+        chromadb = pytest.importorskip("chromadb")
+        made = ChromaApp(chromadb.EphemeralClient())
+        yield made
+        for each in made.client.list_collections():
+            made.client.delete_collection(each.name)
+        return
+    if kind == "edge":
+        pytest.importorskip("qdrant_edge")
+        from tests.stores.edge import EdgeClient
+
+        client: QdrantClient = EdgeClient(folder / "edge")
+    else:
+        client = QdrantClient(":memory:")
+    yield QdrantApp(client)
+    client.close()
 
 
 def assert_merged(backend: Backend, texts: Mapping[str, Array], merger: SequenceMerger) -> None:

@@ -1,13 +1,12 @@
 """Back-fill of collections that compare by dot product or by distance, which unit vectors make cosines of."""
 
-import chromadb
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
 from merger_plugins.errors import StoreError
 from merger_plugins.qdrant import QdrantStore
-from tests.stores.foreign import ChromaApp, QdrantApp, corpus, create, langchain, point_id, put
+from tests.stores.foreign import QdrantApp, corpus, create, hosted, langchain, point_id, put
 from tests.stores.support import DIMENSION, informed, unit
 from tests.strategies import chunk_vectors
 
@@ -16,21 +15,8 @@ LEVELS = ("chunk", "section", "document", "fused")
 
 @pytest.fixture(params=["qdrant", "edge", "chroma"])
 def host(request, tmp_path):
-    if request.param == "chroma":
-        made = ChromaApp(chromadb.EphemeralClient())
+    with hosted(request.param, tmp_path) as made:
         yield made
-        for each in made.client.list_collections():
-            made.client.delete_collection(each.name)
-        return
-    if request.param == "edge":
-        pytest.importorskip("qdrant_edge")
-        from tests.stores.edge import EdgeClient
-
-        client = EdgeClient(tmp_path / "edge")
-    else:
-        client = QdrantClient(":memory:")
-    yield QdrantApp(client)
-    client.close()
 
 
 @pytest.fixture(params=[0, 1])

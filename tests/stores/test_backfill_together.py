@@ -8,7 +8,6 @@ import threading
 import chromadb
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from merger_plugins.chroma import ChromaBackend, ChromaStore
 from merger_plugins.errors import ConflictError, MergerError
@@ -17,7 +16,7 @@ from merger_plugins.stores.backend import Swap, Where
 from merger_plugins.stores.commits import sealed
 from merger_plugins.stores.filling import Backfilled
 from merger_plugins.stores.records import META_ID
-from tests.stores.foreign import ChromaApp, QdrantApp, assert_merged, corpus
+from tests.stores.foreign import ChromaApp, assert_merged, corpus, hosted
 from tests.stores.support import DIMENSION, informed
 from tests.strategies import chunk_vectors
 
@@ -26,21 +25,8 @@ LENGTHS = (12,) * 20 + (3,) * 10 + (40,) * 3
 
 @pytest.fixture(params=["qdrant", "edge", "chroma"])
 def app(request, tmp_path):
-    if request.param == "chroma":
-        made = ChromaApp(chromadb.EphemeralClient())
+    with hosted(request.param, tmp_path) as made:
         yield made
-        for each in made.client.list_collections():
-            made.client.delete_collection(each.name)
-        return
-    if request.param == "edge":
-        pytest.importorskip("qdrant_edge")
-        from tests.stores.edge import EdgeClient
-
-        client = EdgeClient(tmp_path / "edge")
-    else:
-        client = QdrantClient(":memory:")
-    yield QdrantApp(client)
-    client.close()
 
 
 def at_once(calls):
