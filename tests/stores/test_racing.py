@@ -19,7 +19,7 @@ from merger_plugins import MeanMerger
 from merger_plugins.chroma import ChromaBackend
 from merger_plugins.errors import ConflictError, InputError, StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
-from merger_plugins.stores import MergedStore, commits, ingestion
+from merger_plugins.stores import MergedStore, changes, commits, ingestion
 from merger_plugins.stores.backend import Backend, Where
 from tests.stores.support import DIMENSION, assert_document, informed, stored, unit
 from tests.strategies import NarrowCalibrated, NarrowMean, chunk_vectors
@@ -65,6 +65,18 @@ class SharedBackend(Shared, QdrantBackend):
 
 class SharedChroma(Shared, ChromaBackend):
     """In Chroma, whose swap waits for the other writers of this process."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """However busy the machine is, nobody gives up."""
+    monkeypatch.setattr(commits, "PATIENCE", 600.0)
+
+
+@pytest.fixture
+def nobody_dies(monkeypatch):
+    """However long a writer is not given the processor, nobody takes it for dead."""
+    monkeypatch.setattr(changes, "ABANDONED", 60.0)
 
 
 @pytest.fixture
@@ -190,7 +202,7 @@ def test_the_same_turn_from_many_writers_is_stored_once(client):
     assert_document(client, MeanMerger(), "chat", vectors)
 
 
-def test_turns_that_say_the_same_are_all_stored(client):
+def test_turns_that_say_the_same_are_all_stored(client, nobody_dies):
     vector = chunk_vectors(1, 1, DIMENSION)[0]
 
     def writer(number):
@@ -412,7 +424,7 @@ def test_an_ingestion_that_was_taken_over_and_dies_undoes_nothing(client, monkey
     assert_document(client, merger, "a", half)
 
 
-def test_a_turn_that_another_writer_is_saying_at_the_moment_is_said_as_well(client):
+def test_a_turn_that_another_writer_is_saying_at_the_moment_is_said_as_well(client, nobody_dies):
     vector = chunk_vectors(1, 1, DIMENSION)[0]
     other = MergedStore(SharedBackend(client), merger=MeanMerger())
     other.append("chat", vector)
