@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
-from typing import Any, cast
+from typing import Unpack, cast
 
 from merger_plugins._extras import require
-from merger_plugins.chunking import Chunker
 from merger_plugins.embedders import MiniLMEmbedder
-from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.asynchronous import WORKERS, AsyncMergedStore, Bridge
-from merger_plugins.stores.sittings import PAUSE
+from merger_plugins.stores.base import StoreOptions
 from merger_plugins.stores.store import MergedStore
 
 require("chromadb", extra="chroma", purpose="merger_plugins.chroma")
@@ -55,36 +52,17 @@ class ChromaStore(MergedStore):
             other's writes.
         collection: name of the collection; made when something is ingested, if it is not there. One that
             exists must compare by cosine. A new one for the bundled embedder gets `MergerEmbeddingFunction`.
-        merger: see `MergedStore`, as for all that follow.
-        embedder: as above.
-        chunker: as above.
-        contextual: as above.
-        half_life: as above.
-        pause: as above.
+        options: merger, embedder, chunker, contextual, half_life, pause; see `MergedStore`.
     """
 
     def __init__(
         self,
         location: Location,
         collection: str = "documents",
-        *,
-        merger: SequenceMerger | None = None,
-        embedder: Any = None,
-        chunker: Chunker | None = None,
-        contextual: bool = False,
-        half_life: float | timedelta | None = None,
-        pause: float | timedelta = PAUSE,
+        **options: Unpack[StoreOptions],
     ) -> None:
-        bundled = embedder is None or isinstance(embedder, MiniLMEmbedder)
-        super().__init__(
-            ChromaBackend(location, collection, embedding=bundled),
-            merger=merger,
-            embedder=embedder,
-            chunker=chunker,
-            contextual=contextual,
-            half_life=half_life,
-            pause=pause,
-        )
+        bundled = isinstance(options.get("embedder"), MiniLMEmbedder | None)
+        super().__init__(ChromaBackend(location, collection, embedding=bundled), **options)
 
 
 class AsyncChromaStore(AsyncMergedStore):
@@ -96,38 +74,18 @@ class AsyncChromaStore(AsyncMergedStore):
     Args:
         location: a folder; ``":memory:"``; the URL of a server; or a client, which stays open when the store
             is closed: what `chromadb.AsyncHttpClient` gives, or one for a folder or memory.
-        collection: as `ChromaStore`, like all that follow.
-        merger: as above.
-        embedder: as above.
-        chunker: as above.
-        contextual: as above.
-        half_life: as above.
-        pause: as above.
+        collection: as `ChromaStore`.
+        options: as `ChromaStore`.
     """
 
     def __init__(
         self,
         location: str | os.PathLike[str] | AsyncClientAPI | ClientAPI,
         collection: str = "documents",
-        *,
-        merger: SequenceMerger | None = None,
-        embedder: Any = None,
-        chunker: Chunker | None = None,
-        contextual: bool = False,
-        half_life: float | timedelta | None = None,
-        pause: float | timedelta = PAUSE,
+        **options: Unpack[StoreOptions],
     ) -> None:
         bridge = _bridge(location)
-        store = ChromaStore(
-            cast(Location, location) if bridge is None else bridge,
-            collection,
-            merger=merger,
-            embedder=embedder,
-            chunker=chunker,
-            contextual=contextual,
-            half_life=half_life,
-            pause=pause,
-        )
+        store = ChromaStore(cast(Location, location) if bridge is None else bridge, collection, **options)
         super().__init__(store, bridge=bridge, workers=1 if bridge is None else WORKERS)
 
 

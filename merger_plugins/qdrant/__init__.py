@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from merger_plugins._extras import require
-from merger_plugins.chunking import Chunker
-from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.asynchronous import WORKERS, AsyncMergedStore, Bridge
-from merger_plugins.stores.sittings import PAUSE
+from merger_plugins.stores.base import StoreOptions
 from merger_plugins.stores.store import MergedStore
 
 require("qdrant_client", extra="qdrant", purpose="merger_plugins.qdrant", package="qdrant-client")
@@ -33,35 +30,16 @@ class QdrantStore(MergedStore):
         location: a folder for Qdrant embedded in this process; ``":memory:"``; the URL of a server; or a
             `QdrantClient`, which stays open when the store is closed.
         collection: name of the collection; made when something is ingested, if it is not there.
-        merger: see `MergedStore`, as for all that follow.
-        embedder: as above.
-        chunker: as above.
-        contextual: as above.
-        half_life: as above.
-        pause: as above.
+        options: merger, embedder, chunker, contextual, half_life, pause; see `MergedStore`.
     """
 
     def __init__(
         self,
         location: Location,
         collection: str = "documents",
-        *,
-        merger: SequenceMerger | None = None,
-        embedder: Any = None,
-        chunker: Chunker | None = None,
-        contextual: bool = False,
-        half_life: float | timedelta | None = None,
-        pause: float | timedelta = PAUSE,
+        **options: Unpack[StoreOptions],
     ) -> None:
-        super().__init__(
-            QdrantBackend(location, collection),
-            merger=merger,
-            embedder=embedder,
-            chunker=chunker,
-            contextual=contextual,
-            half_life=half_life,
-            pause=pause,
-        )
+        super().__init__(QdrantBackend(location, collection), **options)
 
 
 class AsyncQdrantStore(AsyncMergedStore):
@@ -73,26 +51,15 @@ class AsyncQdrantStore(AsyncMergedStore):
     Args:
         location: a folder; ``":memory:"``; the URL of a server; or an `AsyncQdrantClient`, which stays open
             when the store is closed.
-        collection: as `QdrantStore`, like all that follow.
-        merger: as above.
-        embedder: as above.
-        chunker: as above.
-        contextual: as above.
-        half_life: as above.
-        pause: as above.
+        collection: as `QdrantStore`.
+        options: as `QdrantStore`.
     """
 
     def __init__(
         self,
         location: str | os.PathLike[str] | AsyncQdrantClient,
         collection: str = "documents",
-        *,
-        merger: SequenceMerger | None = None,
-        embedder: Any = None,
-        chunker: Chunker | None = None,
-        contextual: bool = False,
-        half_life: float | timedelta | None = None,
-        pause: float | timedelta = PAUSE,
+        **options: Unpack[StoreOptions],
     ) -> None:
         bridge = None
         client: Any = location
@@ -101,14 +68,5 @@ class AsyncQdrantStore(AsyncMergedStore):
         elif is_url(location):
             url = os.fspath(location)
             bridge = Bridge(lambda: AsyncQdrantClient(url=url, timeout=TIMEOUT), place=url, given=False)
-        store = QdrantStore(
-            client if bridge is None else cast(QdrantClient, bridge),
-            collection,
-            merger=merger,
-            embedder=embedder,
-            chunker=chunker,
-            contextual=contextual,
-            half_life=half_life,
-            pause=pause,
-        )
+        store = QdrantStore(client if bridge is None else cast(QdrantClient, bridge), collection, **options)
         super().__init__(store, bridge=bridge, workers=1 if bridge is None else WORKERS)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import RLock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from merger_plugins._types import Vector, VectorLike
 from merger_plugins.chunking import Chunker
@@ -19,6 +19,17 @@ from merger_plugins.stores.records import METADATA
 from merger_plugins.stores.sittings import PAUSE
 from merger_plugins.stores.state import StoreState
 from merger_plugins.stores.texts import Texts
+
+
+class StoreOptions(TypedDict, total=False):
+    """What every store takes beside its place; `MergedStore` says what each is."""
+
+    merger: SequenceMerger | None
+    embedder: Any
+    chunker: Chunker | None
+    contextual: bool
+    half_life: float | timedelta | None
+    pause: float | timedelta
 
 
 class StoreBase:
