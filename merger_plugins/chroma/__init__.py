@@ -43,7 +43,8 @@ class ChromaStore(MergedStore):
     one inside a mapping by its path, ``"author.name"``.
 
     A folder is for one process at a time; another is refused. Several stores of one process may share it. A
-    server may be read by many processes and should be written by one.
+    server may be read by many processes and should be written by one: another is not refused, and Chroma has
+    no conditional write that would keep the changes of two apart.
 
     Args:
         location: a folder for Chroma in this process; ``":memory:"``, which is this store's alone; the URL of
