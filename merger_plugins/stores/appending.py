@@ -7,9 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 from merger_plugins._types import Vector
-from merger_plugins.errors import StoreError
 from merger_plugins.stores.backend import Payload, Point, Where
-from merger_plugins.stores.changes import Change, begin, complete, overtaken, planned, settled, tree_of
+from merger_plugins.stores.changes import Change, attempted, begin, complete, settled, tree_of
 from merger_plugins.stores.commits import Tries, alone, next_version
 from merger_plugins.stores.desk import Desk, chunk_points
 from merger_plugins.stores.documents import Ingested, Piece, Prepared
@@ -60,12 +59,8 @@ def append(
                 rows = [piece.vector if piece.vector is not None else next(made) for piece in pieces]
             own = [piece if name is None else piece.named(name) for piece in pieces]
             change = _change(desk, document_id, root, own, rows, turn_id, conversation)
-            try:
-                plan = planned(desk, document_id, root, change)
-            except StoreError as error:
-                if not overtaken(desk, document_id, root, error):
-                    raise
-                tries.lost(document_id)
+            plan = attempted(desk, document_id, root, change, tries)
+            if plan is None:
                 continue
             if root is None:
                 plan = _with_leftovers(desk, document_id, plan, len(pieces))

@@ -191,6 +191,21 @@ def planned(
     )
 
 
+def attempted(desk: Desk, document_id: str, root: Point | None, change: Change, tries: Tries) -> Plan | None:
+    """As `planned`; None, after a pause, where others changed the document since its root was read.
+
+    Raises:
+        ConflictError: they were faster for too long.
+    """
+    try:
+        return planned(desk, document_id, root, change)
+    except StoreError as error:
+        if not _overtaken(desk, document_id, root, error):
+            raise
+    tries.lost(document_id)
+    return None
+
+
 def _in_part(
     desk: Desk, root: Point, head: Head, gaps: Gaps, change: Change, added: list[Point]
 ) -> Plan | None:
@@ -341,7 +356,7 @@ def settled(
                 try:
                     complete(desk, root, change)
                 except StoreError as error:
-                    if not overtaken(desk, document_id, root, error):
+                    if not _overtaken(desk, document_id, root, error):
                         raise
                 if repeated:
                     return desk.lookup([root_id]).get(root_id), True
@@ -357,7 +372,7 @@ def settled(
             )
 
 
-def overtaken(desk: Desk, document_id: str, root: Point | None, error: StoreError) -> bool:
+def _overtaken(desk: Desk, document_id: str, root: Point | None, error: StoreError) -> bool:
     """Whether a point was missing because others changed the document since its root was read."""
     if type(error) is not StoreError:
         return False

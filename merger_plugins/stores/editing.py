@@ -7,17 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from merger_plugins._types import Vector
-from merger_plugins.errors import InputError, StoreError
+from merger_plugins.errors import InputError
 from merger_plugins.stores.appending import shared
 from merger_plugins.stores.backend import Payload, Point
 from merger_plugins.stores.changes import (
     Change,
+    attempted,
     begin,
     claim,
     complete,
     finish_deletion,
-    overtaken,
-    planned,
     settled,
     tree_of,
 )
@@ -66,12 +65,8 @@ def edit(desk: Desk, document_id: str, position: int, make: Callable[[Payload], 
                     sitting = _sitting(desk, root, position) if old is None else sitting_of(old)
                     new = replace(new, payload={**new.payload, SITTING: sitting})
             change = _change(root, position, new)
-            try:
-                plan = planned(desk, document_id, root, change)
-            except StoreError as error:
-                if not overtaken(desk, document_id, root, error):
-                    raise
-                tries.lost(document_id)
+            plan = attempted(desk, document_id, root, change, tries)
+            if plan is None:
                 continue
             begun = begin(desk, document_id, root, change, next_version(root))
             if begun is not None:
