@@ -54,7 +54,7 @@ def assert_same_ranking(one: MergedStore, other: MergedStore, query, k, level, *
 @pytest.mark.parametrize("level", ["chunk", "section", "document", "fused", "contextual"])
 def test_the_ranking_is_the_same(pairs, level, contextual, grouped):
     if level == "contextual" and not contextual:
-        pytest.skip("there are none")
+        pytest.skip("the store has no contextual vectors")
     for query in QUERIES:
         for k, filter in ((3, None), (10, None), (300, None), (10, {"tags": ["d5", "d3"]}), (10, {"n": 23})):
             assert_same_ranking(*pairs[contextual], query, k, level, filter=filter, group_by_document=grouped)

@@ -245,7 +245,7 @@ class TestSearching:
     def test_grouping_keeps_the_best_hit_of_each_document(self, filled_store, level):
         store, contextual = filled_store
         if level == "contextual" and not contextual:
-            pytest.skip("there are none")
+            pytest.skip("the store has no contextual vectors")
         first = {}
         for hit in store.search(QUERY, 1000, level):
             first.setdefault(hit.document_id, hit.id)
