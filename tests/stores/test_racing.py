@@ -254,8 +254,9 @@ def test_everything_at_once_leaves_a_sound_store(client):
                     store.remove(name, choose.randrange(8))
             except ConflictError:
                 pass  # it is being ingested
-            except InputError as error:  # the others removed it
-                assert re.search("no document|position", str(error)), error
+            except InputError as error:
+                if not re.search("no document|position", str(error)):  # which the others removed
+                    raise
 
     together([lambda number=number: writer(number) for number in range(8)])
     store = MergedStore(QdrantBackend(client, "documents"), merger=merger)
