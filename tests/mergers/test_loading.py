@@ -85,7 +85,7 @@ def test_a_name_of_nothing_is_refused_without_asking_the_hub(
 def hub(asked: list[str], answer: Path | Exception | None = None) -> Any:
     """What is used of huggingface_hub, without the network: it notes the ids and gives the answer."""
 
-    def snapshot_download(repository: str) -> str:
+    def snapshot_download(repository: str, *, allow_patterns: object = None) -> str:
         asked.append(repository)
         if isinstance(answer, Exception):
             raise answer
@@ -99,7 +99,7 @@ def test_an_id_of_the_hub_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pat
     folder = CALIBRATED.save(tmp_path / "cache" / "snapshot")
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(asked := [], folder))
     assert load_merger("someone/a-merger").fingerprint == CALIBRATED.fingerprint
-    assert asked == ["someone/a-merger"]
+    assert set(asked) == {"someone/a-merger"}
 
 
 def test_a_folder_here_comes_before_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
