@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,7 +59,7 @@ def command(
                         "merger-plugins inspect lists what is there."
                     )
                 hits = opened_store.recall(recall, k, conversation_id=conversation)
-                output.document.update(question=recall, hits=[asdict(hit) for hit in hits])
+                output.document.update(question=recall, hits=[hit.described() for hit in hits])
                 show(hits, output)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +40,7 @@ def command(
     with running("search", as_json=as_json) as output:
         with opened(store, collection) as opened_store:
             hits = opened_store.search(question, k, level.value)
-        output.document.update(question=question, level=level.value, hits=[asdict(hit) for hit in hits])
+        output.document.update(question=question, level=level.value, hits=[hit.described() for hit in hits])
         show(hits, output)
 
 

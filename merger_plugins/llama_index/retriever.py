@@ -11,7 +11,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.schema import (
+    BaseNode,
     IndexNode,
+    MetadataMode,
     NodeRelationship,
     NodeWithScore,
     QueryBundle,
@@ -19,8 +21,9 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
-from merger_plugins.errors import EmptyInputError, InputError
+from merger_plugins.errors import EmptyInputError, InputError, StoreError
 from merger_plugins.llama_index.calls import (
     Steps,
     arun,
@@ -36,6 +39,9 @@ from merger_plugins.stores import FusionWeights, Hit, MergedStore
 from merger_plugins.stores.asynchronous import AsyncMergedStore
 
 Mode = Literal["contextual", "fused", "document", "section"]
+
+_NODE = "_node_content"
+"""Payload key under which LlamaIndex keeps a whole node, as JSON text."""
 
 _HOST_KEYS = {"doc_id", "document_id", "ref_doc_id"}
 """Payload keys of a collection that LlamaIndex wrote, which are relations of a node and no metadata."""
@@ -154,9 +160,11 @@ class MergerRetriever(BaseRetriever):
         return embedding
 
 
-def _node(hit: Hit) -> TextNode:
-    """A node as LlamaIndex has it. Its id is the point's, so that `node_id` finds it in the collection."""
-    metadata = dict(hit.metadata)
+def _node(hit: Hit) -> BaseNode:
+    """A node whose id is the point's, so that `node_id` finds it in the collection."""
+    if hit.stored is not None and _NODE in hit.stored:
+        return _as_llamaindex_wrote_it(hit, hit.stored)
+    metadata = dict(sorted(hit.metadata.items()))  # Chroma gives it in another order every time
     if metadata.keys() >= _HOST_KEYS:
         for key in _HOST_KEYS:
             del metadata[key]
@@ -174,3 +182,19 @@ def _node(hit: Hit) -> TextNode:
         start_char_idx=hit.start,
         end_char_idx=hit.end,
     )
+
+
+def _as_llamaindex_wrote_it(hit: Hit, stored: dict[str, Any]) -> BaseNode:
+    """With its relationships and what is excluded from prompts, as the host's own retriever gives it."""
+    try:
+        node = metadata_dict_to_node(stored)
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"The point {hit.id!r} has a {_NODE!r} that LlamaIndex cannot read ({error}). Insert its "
+            "document into the index again."
+        ) from error
+    if hit.text is not None and node.get_content(metadata_mode=MetadataMode.NONE) != hit.text:
+        node.set_content(hit.text)  # which Chroma keeps apart
+    if node.node_id != hit.id:
+        node.node_id = hit.id
+    return node

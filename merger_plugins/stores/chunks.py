@@ -65,6 +65,10 @@ class ChunkPoints(ABC):
         """What was stored with a chunk point."""
 
     @abstractmethod
+    def stored(self, payload: Payload) -> Payload | None:
+        """What another application stored beside a chunk's vector; None for a chunk of this package."""
+
+    @abstractmethod
     def position(self, payload: Payload) -> int | None:
         """The place of a chunk in its document; None where the point itself does not say."""
 
@@ -133,6 +137,10 @@ class OwnChunks(ChunkPoints):
     def metadata(self, payload: Payload) -> Payload:
         """As it was passed in."""
         return payload.get(METADATA) or {}
+
+    def stored(self, payload: Payload) -> Payload | None:  # noqa: ARG002 - the payload is our own
+        """None."""
+        return None
 
     def position(self, payload: Payload) -> int | None:
         """As it was ingested."""
@@ -238,6 +246,10 @@ class ForeignChunks(ChunkPoints):
     def metadata(self, payload: Payload) -> Payload:
         """All that the payload says beside the text."""
         return self._reading.metadata_of(payload)
+
+    def stored(self, payload: Payload) -> Payload | None:
+        """The payload, or the mapping in it that filters look into."""
+        return self._reading.stored_in(payload)
 
     def position(self, payload: Payload) -> int | None:  # noqa: ARG002 - the application's order is no number
         """Only sections know."""

@@ -91,6 +91,11 @@ class Reading:
         left_out = (self.text, _NODE, _NODE_TYPE)
         return {key: value for key, value in payload.items() if key not in left_out}
 
+    def stored_in(self, payload: Payload) -> Payload:
+        """What the application stored beside the vector: the payload, or the mapping of its metadata."""
+        inner = found(payload, self.metadata) if self.metadata else None
+        return inner if isinstance(inner, dict) else payload
+
     def edition(self, fingerprint: str) -> str:
         """Names what this reading and the merger of this fingerprint make of a collection; 16 hex digits."""
         said = json.dumps([fingerprint, asdict(self)], sort_keys=True)

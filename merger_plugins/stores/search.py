@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -72,6 +72,7 @@ class Hit:
         speaker: who said it, for a turn.
         time: when, for a turn.
         parts: the cosines behind a fused score.
+        stored: of a chunk that another application wrote: all that it stored beside the vector, as it is.
     """
 
     id: str
@@ -87,6 +88,11 @@ class Hit:
     speaker: str | None = None
     time: float | str | None = None
     parts: ScoreParts | None = None
+    stored: Payload | None = field(default=None, repr=False, compare=False)
+
+    def described(self) -> dict[str, Any]:
+        """Its fields by their names, without `stored`."""
+        return {name: value for name, value in asdict(self).items() if name != "stored"}
 
 
 def search(
@@ -314,6 +320,7 @@ def _chunk_hit(
         speaker=payload.get("speaker"),
         time=payload.get("time"),
         parts=parts,
+        stored=chunks.stored(payload),
     )
 
 

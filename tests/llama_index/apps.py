@@ -181,6 +181,11 @@ def calibrated() -> SequenceMerger:
     return MeanMerger().calibrated([word_vector(f"word{number}") for number in range(200)])
 
 
+def level(nodes: Any, name: str) -> list[Any]:
+    """The merged nodes of a level among nodes."""
+    return [node for node in nodes if node.metadata.get("merger_level") == name]
+
+
 def ranking(nodes: list[NodeWithScore]) -> list[tuple[str, float]]:
     return [(found.node.node_id, found.score or 0.0) for found in nodes]
 

@@ -1,6 +1,10 @@
+from typing import Any
+
 import pytest
 
-from tests.llama_index.apps import KINDS, App, app
+from merger_plugins.chroma import ChromaStore
+from merger_plugins.qdrant import QdrantStore
+from tests.llama_index.apps import KINDS, App, WordModel, app
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +15,10 @@ def apps() -> dict[str, App]:
         with made[kind].hook() as hook:
             hook.backfill()
     return made
+
+
+@pytest.fixture(params=["qdrant", "chroma"])
+def store(request: pytest.FixtureRequest) -> Any:
+    made = QdrantStore if request.param == "qdrant" else ChromaStore
+    with made(":memory:", embedder=WordModel(), contextual=True) as opened:
+        yield opened

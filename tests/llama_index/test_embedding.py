@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from llama_index.core import MockEmbedding, VectorStoreIndex
-from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index.core import MockEmbedding
 
 from merger_plugins import CalibratedMerger, MeanMerger
 from merger_plugins.embedders import load_embedder
@@ -143,26 +141,6 @@ async def test_many_at_once() -> None:
     assert await asyncio.gather(*(made.aget_text_embedding(text) for text in texts)) == (
         made.get_text_embedding_batch(texts)
     )
-
-
-# In the host
-
-
-def test_in_an_index_and_with_the_hosts_cache_and_callbacks() -> None:
-    debug = LlamaDebugHandler(print_trace_on_end=False)
-    model = WordModel()
-    cache = SimpleKVStore()
-    made = wrapping(model, embeddings_cache=cache, callback_manager=CallbackManager([debug]))
-    made.get_query_embedding("honey")
-    assert len(debug.get_event_pairs(CBEventType.EMBEDDING)) == 1
-    index = VectorStoreIndex.from_documents(documents(), embed_model=made)
-    asked = model.asked["text"]
-    again = VectorStoreIndex.from_documents(documents(), embed_model=made)
-    assert model.asked["text"] == asked
-    for one in (index, again):
-        assert (
-            one.as_retriever(similarity_top_k=1).retrieve("lamp of the tower")[0].node.ref_doc_id == "tower"
-        )
 
 
 # Bad input

@@ -4,74 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
-from llama_index.core.chat_engine import SimpleChatEngine
-from llama_index.core.llms import MockLLM
-from llama_index.core.memory import Memory
 from qdrant_client import AsyncQdrantClient
 
-from merger_plugins.chroma import ChromaStore
 from merger_plugins.errors import InputError, StoreError
 from merger_plugins.llama_index import RollingMemoryBlock
 from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
 from merger_plugins.stores.documents import words
 from merger_plugins.stores.store import MergedStore
 from tests.llama_index.apps import PlainModel, WordModel, nothing_blocks, word_vector
-
-LINES = [
-    ("user", "My sister Anna keeps bees behind the old mill."),
-    ("assistant", "How many hives does she have?"),
-    ("user", "Seven hives, and she sells the honey in June."),
-    ("assistant", "Honey in June sounds early."),
-    ("user", "The rent of my flat goes up in March."),
-    ("assistant", "Ask the landlord for a written notice."),
-    ("user", "I bought a lamp for the stairs."),
-    ("assistant", "Which glass does the lamp have?"),
-]
-
-
-def say(lines: list[tuple[str, str]] = LINES) -> list[ChatMessage]:
-    return [ChatMessage(role=role, content=text) for role, text in lines]
-
-
-def memory(block: RollingMemoryBlock, session: str = "monday", **settings: Any) -> Memory:
-    """Short-term memory of 30 words."""
-    limits = {"token_limit": 50, "chat_history_token_ratio": 0.6, "token_flush_size": 20, **settings}
-    return Memory.from_defaults(session_id=session, memory_blocks=[block], tokenizer_fn=str.split, **limits)
-
-
-def told(messages: list[ChatMessage]) -> str:
-    """What the block put into the system message."""
-    return next((message.content or "" for message in messages if message.role == "system"), "")
-
-
-@pytest.fixture(params=["qdrant", "chroma"])
-def store(request: pytest.FixtureRequest) -> Any:
-    made = QdrantStore if request.param == "qdrant" else ChromaStore
-    with made(":memory:", embedder=WordModel(), contextual=True) as opened:
-        yield opened
-
-
-async def test_what_left_the_short_term_memory_is_recalled_for_the_latest_message(store: MergedStore) -> None:
-    chat = memory(RollingMemoryBlock(store=store, similarity_top_k=2))
-    for message in say():
-        await chat.aput(message)
-    short = await chat.aget_all()
-    (conversation,) = store.documents()
-    assert conversation.id == "monday"
-    active = {message.content for message in await chat.aget() if message.role != "system"}
-    assert len(active) < len(LINES) == len(short)
-    kept = [text for _, text in LINES if text not in active]
-    assert conversation.chunks == len(kept) > 2
-    answer = told(await chat.aget(input="How many hives does Anna have?"))
-    assert "How many hives does she have?" in answer
-    assert "lamp" not in answer
-
-
-async def test_nothing_reaches_the_store_before_it_leaves_the_short_term_memory(store: MergedStore) -> None:
-    chat = memory(RollingMemoryBlock(store=store), token_limit=10_000)
-    await chat.aput_messages(say())
-    assert list(store.documents()) == []
-    assert told(await chat.aget(input="hives?")) == ""
+from tests.llama_index.chats import LINES, say
 
 
 async def test_lines_are_in_reading_order_with_their_speakers(store: MergedStore) -> None:
@@ -237,16 +178,6 @@ async def test_truncating_drops_the_oldest_lines(store: MergedStore) -> None:
     assert await block.atruncate(content, 2) == "four five\nsix"
     assert await block.atruncate(content, 4) == "six"
     assert await block.atruncate(content, 100) is None
-
-
-async def test_in_a_chat_engine(store: MergedStore) -> None:
-    chat = memory(RollingMemoryBlock(store=store, similarity_top_k=2))
-    engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=chat)
-    for _, text in LINES:
-        await engine.achat(text)
-    answer = await engine.achat("What do you know of the honey of my sister Anna?")
-    assert "Anna keeps bees" in str(answer), "the stand-in model repeats its prompt"
-    assert sum(one.chunks for one in store.documents()) > 4
 
 
 def test_it_can_be_written_down_and_told_its_store_again(store: MergedStore) -> None:

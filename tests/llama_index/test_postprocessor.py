@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromadb import Collection
-from llama_index.core import StorageContext, VectorStoreIndex, get_response_synthesizer
-from llama_index.core.llms import MockLLM
-from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
@@ -593,21 +591,3 @@ def test_it_is_pickled_whole_or_not_at_all(apps: dict[str, App]) -> None:
     )
     with pytest.raises(InputError, match=r"hook cannot.*from_dict\(data, hook="):
         pickle.dumps(made_for(apps["qdrant"], vector_store=None, hook=apps["qdrant"].hook()))
-
-
-# In a query engine
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_in_a_query_engine(apps: dict[str, App], kind: str) -> None:
-    one = apps[kind]
-    engine = RetrieverQueryEngine(
-        one.index.as_retriever(similarity_top_k=8),
-        response_synthesizer=get_response_synthesizer(llm=MockLLM()),
-        node_postprocessors=[made_for(one, mode="merge")],
-    )
-    one.model.asked.clear()
-    answer = engine.query(QUESTION)
-    assert one.model.asked == {"query": 1}, "the host hands its vector over"
-    assert len({node.node.ref_doc_id for node in answer.source_nodes}) == len(answer.source_nodes)
-    assert_same(answer.source_nodes, (await engine.aquery(QUESTION)).source_nodes)

@@ -4,11 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama_index.core import get_response_synthesizer
-from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.llms import MockLLM
-from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core import Document
+from llama_index.core.schema import MetadataMode, NodeRelationship, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import (
     FilterCondition,
     FilterOperator,
@@ -99,11 +96,53 @@ def test_a_back_filled_index_gives_the_nodes_that_llamaindex_wrote(
 ) -> None:
     one = apps[name.split()[1]]
     theirs = {node.node_id: node.node for node in one.retrieved(k=200)}
-    for node in MergerRetriever(stores[name], similarity_top_k=10).retrieve(QUESTION):
-        original = theirs[node.node_id]
-        assert node.text == original.text
-        assert node.node.ref_doc_id == original.ref_doc_id
-        assert node.node.metadata == original.metadata
+    found = [
+        node
+        for mode in ("fused", "document")
+        for node in MergerRetriever(stores[name], mode=mode, similarity_top_k=10).retrieve(QUESTION)
+    ]
+    assert len(found) > 10
+    for node in found:
+        assert node.node.to_dict() == theirs[node.node_id].to_dict()
+        assert {NodeRelationship.PREVIOUS, NodeRelationship.NEXT} & node.node.relationships.keys()
+        assert isinstance(node.node.start_char_idx, int)
+
+
+@pytest.mark.parametrize("kind", ["qdrant", "chroma"])
+def test_what_the_application_keeps_from_the_language_model_stays_kept(kind: str) -> None:
+    one = app(kind)
+    secret = Document(text="The lamp of the reef.", id_="new", metadata={"path": "/srv/notes", "year": 1})
+    secret.excluded_llm_metadata_keys = ["path"]
+    one.index.insert(secret)
+    with one.hook() as hook:
+        hook.backfill()
+        (node,) = MergerRetriever(hook, similarity_top_k=1, doc_ids=["new"]).retrieve(QUESTION)
+    assert node.node.metadata["path"] == "/srv/notes"
+    assert "/srv/notes" not in node.get_content(MetadataMode.LLM)
+
+
+async def test_a_node_that_the_host_cannot_read_is_named() -> None:
+    one = app("qdrant")
+    with one.hook() as hook:
+        hook.backfill()
+        (found,) = MergerRetriever(hook, similarity_top_k=1).retrieve(QUESTION)
+        one.client.set_payload(one.collection, {"_node_content": "{not JSON"}, [found.node_id])
+        with pytest.raises(StoreError, match=f"{found.node_id}.*_node_content.*cannot read"):
+            MergerRetriever(hook, similarity_top_k=1).retrieve(QUESTION)
+
+
+@pytest.mark.parametrize("kind", ["qdrant", "chroma"])
+def test_merged_afterwards_the_text_is_in_reading_order(apps: dict[str, App], kind: str) -> None:
+    one = apps[kind]
+    (whole,) = [document.text for document in documents() if document.id_ == "tower"]
+    with one.hook() as hook:
+        found = MergerRetriever(hook, similarity_top_k=8, doc_ids=["tower"]).retrieve(QUESTION)
+        made = MergerNodePostprocessor.from_index(one.index, mode="merge", hook=hook)
+        (got,) = made.postprocess_nodes(found, query_str=QUESTION)
+    starts = [node.node.start_char_idx for node in found]
+    assert starts != sorted(starts)
+    places = [whole.index(part) for part in got.text.split("\n\n")]
+    assert places == sorted(places)
 
 
 def test_metadata_and_offsets_of_our_own_chunks(stores: dict[str, MergedStore]) -> None:
@@ -257,23 +296,6 @@ async def test_one_embedding_call_a_query(stores: dict[str, MergedStore], mode: 
     assert own.asked == {"query": 1, "query awaited": 1}
 
 
-async def test_a_postprocessor_after_it_need_not_embed_the_query_again(apps: dict[str, App]) -> None:
-    one = apps["qdrant"]
-    with one.hook() as hook:
-        engine = RetrieverQueryEngine(
-            MergerRetriever(hook, similarity_top_k=6),
-            response_synthesizer=get_response_synthesizer(llm=MockLLM()),
-            node_postprocessors=[MergerNodePostprocessor.from_index(one.index, mode="merge", hook=hook)],
-        )
-        one.model.asked.clear()
-        plain = engine.query(QUESTION)
-        assert one.model.asked == {"query": 1}
-        awaited = await engine.aquery(QUESTION)
-        assert one.model.asked == {"query": 1, "query awaited": 1}
-    assert_same(plain.source_nodes, awaited.source_nodes)
-    assert len({node.node.ref_doc_id for node in plain.source_nodes}) == len(plain.source_nodes)
-
-
 async def test_several_strings_to_embed_are_one_query(stores: dict[str, MergedStore]) -> None:
     strings = ["the lamp of the tower", "honey"]
     merged = MeanMerger().merge([word_vector(text) for text in strings])
@@ -284,13 +306,6 @@ async def test_several_strings_to_embed_are_one_query(stores: dict[str, MergedSt
         await made.aretrieve(QueryBundle("?", custom_embedding_strs=strings)),
     ):
         assert [name for name, _ in ranking(got)] == [hit.id for hit in hits]
-
-
-def test_callbacks_are_told(stores: dict[str, MergedStore]) -> None:
-    debug = LlamaDebugHandler(print_trace_on_end=False)
-    MergerRetriever(stores["qdrant"], callback_manager=CallbackManager([debug])).retrieve(QUESTION)
-    ((_, end),) = debug.get_event_pairs(CBEventType.RETRIEVE)
-    assert len(end.payload["nodes"]) == 2
 
 
 # Asynchronous
