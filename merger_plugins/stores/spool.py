@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import mmap
 import os
 import shutil
 import sqlite3
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from merger_plugins._types import Matrix
 from merger_plugins.errors import InputError, StoreError, StoreFullError
@@ -103,9 +103,7 @@ class Spool:
                 "scratch= (--scratch)."
             ) from error
         self._file = (Path(self._folder.name) / "vectors").open("w+b", buffering=0)
-        self._mapping = Lock()
-        self._map: mmap.mmap | None = None
-        self._mapped: Matrix = np.empty((0, dimension), np.float32)
+        self._reading = Lock()
         self._db = sqlite3.connect(
             Path(self._folder.name) / "chunks",
             isolation_level=None,
@@ -138,7 +136,6 @@ class Spool:
     def close(self) -> None:
         """Remove the folder."""
         self._db.close()
-        self._unmap()
         self._file.close()
         self._folder.cleanup()
 
@@ -267,23 +264,18 @@ class Spool:
         return found is not None
 
     def vectors(self, rows: Sequence[int]) -> Matrix:
-        """(n, d) float32, the vectors in these rows; several threads may ask at once."""
-        with self._mapping:
-            if self._map is None or len(self._mapped) < self.chunks:
-                self._unmap()
-                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._mapped = np.frombuffer(self._map, "<f4").reshape(-1, self.dimension)
-            mapped = self._mapped
-        vectors: Matrix = mapped[np.asarray(rows, np.intp)]
-        if hasattr(self._map, "madvise"):  # else what was read counts as memory in use
-            self._map.madvise(mmap.MADV_DONTNEED)
-        return vectors
-
-    def _unmap(self) -> None:
-        self._mapped = np.empty((0, self.dimension), np.float32)
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        """(n, d) float32, the vectors in these rows; several threads may ask."""
+        matrix: NDArray[np.float32] = np.empty((len(rows), self.dimension), "<f4")
+        size = 4 * self.dimension
+        data = matrix.data.cast("B")
+        ends = [*np.flatnonzero(np.diff(np.asarray(rows)) != 1) + 1, len(rows)]
+        start = 0
+        with self._reading:
+            for end in ends:  # rows that follow one another are read at once
+                self._file.seek(rows[start] * size)
+                self._file.readinto(data[start * size : end * size])
+                start = end
+        return matrix
 
     def _sorted_keys(self) -> list[str]:
         return [f"{'t' if text else 'n'}{i}" for i, text in enumerate(self._text_keys)]
