@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.utils import logging
 
 from merger_plugins.errors import ArtefactError
 from merger_plugins.training.network import Synthesizer
@@ -56,13 +58,14 @@ def load_network(folder: Path, *, remote_code: bool, device: str | None = None) 
     load: Any = AutoModel if remote_code else Synthesizer
     consent = {"trust_remote_code": True} if remote_code else {}
     try:
-        model, report = load.from_pretrained(
-            folder,
-            use_safetensors=True,
-            output_loading_info=True,
-            local_files_only=not remote_code,
-            **consent,
-        )
+        with _quiet():
+            model, report = load.from_pretrained(
+                folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=not remote_code,
+                **consent,
+            )
     except Exception as error:  # the checkpoint's own code, torch and transformers raise of many kinds
         raise ArtefactError(
             f"The checkpoint {folder} cannot be loaded: {type(error).__name__}: {error}. It needs the "
@@ -77,6 +80,20 @@ def load_network(folder: Path, *, remote_code: bool, device: str | None = None) 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network: MergingNetwork = MergingNetwork(model).float().eval().to(device)
     return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a progress bar, and without remarks on missing weights, which are an error here."""
+    had_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
 
 
 def _merged(output: Any) -> Tensor:

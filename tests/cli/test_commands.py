@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("typer")
@@ -349,6 +350,26 @@ class TestExport:
         pytest.importorskip("onnx")
         run("export", "--merger", "mean", "--dimension", 8, "out")
         assert load_merger(tmp_path / "out").merge([[1.0] * 8, [1.0] * 8]).shape == (8,)
+
+    def test_a_checkpoint(self, run, run_json, tmp_path):
+        for package in ("torch", "transformers", "onnxscript"):
+            pytest.importorskip(package, reason="install the extra train")
+        from tests.synthesizers import D, trained
+
+        trained(num_layers=1).save_pretrained(tmp_path / "checkpoint")
+        document = run_json("export", "--merger", "checkpoint", "--precision", "int8", "out")
+        vectors = np.random.default_rng(0).standard_normal((4, D)) + 1
+        exported, original = load_merger(tmp_path / "out"), load_merger(tmp_path / "checkpoint")
+        assert document["source_fingerprint"] == original.fingerprint
+        assert exported.merge(vectors) @ original.merge(vectors) >= 0.999
+        config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+        config["model_type"] = "somebody's"
+        (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+        assert "trust_remote_code" in run("export", "--merger", "checkpoint", "other", code=1).stderr
+
+    def test_a_precision_that_a_merger_does_not_have(self, run):
+        error = run("export", "--merger", "mean", "--precision", "int8", "out", code=1).stderr
+        assert "leave out --precision" in error
 
     def test_a_merger_that_is_none(self, run):
         assert "no model folder" in run("export", "--merger", "nix", "out", code=1).stderr
