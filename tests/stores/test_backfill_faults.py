@@ -54,6 +54,7 @@ def test_no_moment_to_be_killed_is_a_bad_one(tmp_path, kind):
     app.write("app", app.cosine, TEXTS)
     app.client.close()
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # else every child imports everything
     chance = random.Random(7)
     texts, killed = dict(TEXTS), 0
     for kill in range(KILLS):
