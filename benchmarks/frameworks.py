@@ -57,7 +57,7 @@ from merger_plugins.stores import FusionWeights, MergedStore
 
 SET = "covidqa"
 FOUND = 10
-TIMED = 60
+TIMED = 40
 EVERY = 6
 ROUNDS = 5
 MODES = ("contextual", "fused", "document")

@@ -1,9 +1,7 @@
 """`MergerTransform` in LlamaIndex's ingestion pipeline: its cache, its worker processes, its updates."""
 
-from pathlib import Path
 from typing import Any
 
-import llama_index.core
 import numpy as np
 import pytest
 from llama_index.core import Document
@@ -45,12 +43,8 @@ def test_the_pipelines_cache_answers_for_it_until_a_setting_changes() -> None:
     assert len(CALLS) == 3
 
 
-def test_with_two_workers_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The host's splitter loses another tokenizer on its way to a worker, and looks for its own on the network
-    # where this is not set.
-    static = Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(static))
-    split = SentenceSplitter(chunk_size=60, chunk_overlap=30)
+def test_with_two_workers_the_same() -> None:
+    split = SentenceSplitter(chunk_size=60, chunk_overlap=30)  # which loses another tokenizer on its way
     steps = [split, WordModel(), MergerTransform(merger=calibrated())]
 
     def run(**settings: Any) -> dict[str, Any]:

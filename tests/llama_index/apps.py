@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import chromadb
+import llama_index.core
+import nltk
 import numpy as np
 import pytest
 from llama_index.core import Document, StorageContext, VectorStoreIndex
@@ -31,6 +35,11 @@ from merger_plugins.chroma import ChromaStore
 from merger_plugins.qdrant import QdrantStore
 from merger_plugins.stores import MergedStore
 from tests.strategies import Array
+
+# LlamaIndex brings the data of its splitters along, and does not look there in every version and worker.
+_DATA = Path(llama_index.core.__file__).parent / "_static"
+nltk.data.path.append(str(_DATA / "nltk_cache"))
+os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(_DATA / "tiktoken_cache"))
 
 DIMENSION = 256
 KINDS = ("simple", "qdrant", "chroma")

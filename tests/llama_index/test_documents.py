@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core import Document
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeRelationship, TextNode
 
 from merger_plugins.llama_index.documents import common_metadata, in_reading_order, joined_text, tells_order
+from tests.llama_index import apps  # noqa: F401 - where LlamaIndex's splitter finds its data
 
 WORDS = st.lists(
     st.sampled_from(["reef", "lamp", "oil.", "honey", "queen.", "rent"]), min_size=1, max_size=80
@@ -53,9 +54,6 @@ def test_links_in_a_circle_lose_no_node() -> None:
     nodes = split("reef lamp oil honey queen rent " * 8, 0)
     for node in nodes:
         node.start_char_idx = None
-    nodes[-1].relationships[next(iter(nodes[0].relationships))] = nodes[0].as_related_node_info()
-    from llama_index.core.schema import NodeRelationship
-
     nodes[-1].relationships[NodeRelationship.NEXT] = nodes[0].as_related_node_info()
     assert sorted(node.node_id for node in in_reading_order(nodes)) == sorted(node.node_id for node in nodes)
 
