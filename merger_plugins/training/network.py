@@ -385,7 +385,9 @@ class Synthesizer(PreTrainedModel):
             scores = scores.masked_fill(~present, -math.inf)
             weights = (scores - scores.amax(-1, keepdim=True).clamp_min(-1e4)).exp() * shares
             shares = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
-        mean = (shares[:, None] @ content).squeeze(1)
+        mean = (shares[..., None] * content).sum(
+            1
+        )  # a product of matrices would be half precision in autocast
         if self.project is None:
             return mean
         return mean + self.project(states[:, 0]).float() * present.any(-1, keepdim=True)

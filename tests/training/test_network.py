@@ -1,5 +1,6 @@
 """The network against the same computed naively, its start, its independence of padding, its saved form."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra train")
 pytest.importorskip("transformers", reason="install the extra train")
 
+import merger_plugins.training  # noqa: E402
+from merger_plugins.errors import MissingExtraError  # noqa: E402
 from merger_plugins.training import network  # noqa: E402
 from merger_plugins.training.network import NAMED, RESIDUALS, Synthesizer, SynthesizerConfig  # noqa: E402
 from tests.strategies import Array, normalised  # noqa: E402
@@ -144,6 +147,16 @@ def test_untrained_it_is_the_mass_weighted_mean(residual: str, positions: str) -
     np.testing.assert_allclose(merged(model, vectors, mask, masses), expected, atol=1e-6)
     plain = normalised((normalised(vectors.numpy()) * mask.numpy()[..., None]).sum(1))
     np.testing.assert_allclose(merged(model, vectors, mask), plain, atol=1e-6)
+
+
+def test_in_mixed_precision_the_mean_is_exact_all_the_same() -> None:
+    model = Synthesizer(config()).eval()
+    vectors, mask, masses = batch()
+    with torch.no_grad():
+        exact = model(vectors, mask, masses).direction
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(vectors, mask, masses).direction
+    np.testing.assert_allclose(mixed, exact, atol=1e-6)
 
 
 def test_a_plain_one_starts_elsewhere() -> None:
@@ -321,6 +334,12 @@ def test_wrong_shapes_are_refused() -> None:
         model(torch.ones(3, 12))
     with pytest.raises(ValueError, match="31 vectors arrived, and 30 positions"):
         model(torch.ones(1, 31, D))
+
+
+def test_without_torch_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"Training a merger .*'torch'.*'merger-plugins\[train\]'"):
+        importlib.reload(merger_plugins.training)
 
 
 # -- the saved form ------------------------------------------------------------------------------------
