@@ -40,6 +40,10 @@ _WORTH_IT = 20_000
 _AHEAD = 2
 """Calls that may be under way before their answers are awaited."""
 
+_PIPE = 1 << 20
+"""Bytes that wait between the two, where the system lets us say so: half a page, or points of a few hundred
+chunks, so that neither keeps the other waiting for every 64 kB."""
+
 _GOODBYE = 10.0
 """Seconds that the other process has to remove its files."""
 
@@ -107,6 +111,7 @@ class Aside:
             [sys.executable, "-P", "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pipesize=_PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         assert self._process.stdin is not None

@@ -27,6 +27,8 @@ S = TypeVar("S", Gathered, list[int])
 
 _PAGE = 1_000
 _FLOATS_AT_ONCE = 1_000_000
+_PAGES_OF_BLOCK = 6
+"""So that a page waits in the pipe to another process, and its reader goes on."""
 
 _GARBAGE = 100_000
 """How many new objects wait to be looked at, while vectors are read or written."""
@@ -144,7 +146,7 @@ def read(
     points = backend.scan("chunks", where, vectors=True)
     done = 0
     with seldom_collected():
-        for page in in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // dimension))):
+        for page in in_lots(points, max(1, min(_PAGE, _FLOATS_AT_ONCE // (_PAGES_OF_BLOCK * dimension)))):
             take(Sheet.of(page, dimension))
             done += len(page)
             progress(done)

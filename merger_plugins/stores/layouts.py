@@ -171,7 +171,8 @@ def _text(sample: Sequence[Payload]) -> str | None:
 
 
 def _group(sample: Sequence[Payload], metadata: str | None, fields: Counter[str]) -> str:
-    chosen = next((path for path in _paths(GROUPS, metadata) if _share(sample, path, str | int) > 0.5), None)
+    paths = (path for path in _paths(GROUPS, metadata) if path in fields)
+    chosen = next((path for path in paths if _share(sample, path, str | int) > 0.5), None)
     if chosen is None:
         raise InputError(
             "No field of the points is known to name their document. Say it with group_by= (--group-by). "
@@ -184,7 +185,7 @@ def _order(
     sample: Sequence[Payload], metadata: str | None, group_by: str, fields: Counter[str]
 ) -> tuple[str, ...]:
     def numbered(names: Sequence[str]) -> str | None:
-        paths = (path for path in _paths(names, metadata) if path != group_by)
+        paths = (path for path in _paths(names, metadata) if path in fields and path != group_by)
         return next((path for path in paths if _numbers(sample, path)), None)
 
     position, page = numbered(POSITIONS), numbered(PAGES)
