@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import numpy as np
 import pytest
@@ -172,15 +172,19 @@ class ChromaApp:
         return name in [each.name for each in self.client.list_collections()]
 
 
+def private_chroma() -> Any:
+    """Chroma in memory, in a database of its own: all clients of a process share what is in one."""
+    chromadb = pytest.importorskip("chromadb")
+    name = f"test-{uuid4().hex}"
+    chromadb.AdminClient(chromadb.Settings(is_persistent=False)).create_database(name)
+    return chromadb.EphemeralClient(database=name)
+
+
 @contextmanager
 def hosted(kind: str, folder: Path) -> Iterator[QdrantApp | ChromaApp]:
     """An application on Qdrant's embedded client, on its real engine (``"edge"``) or on Chroma."""
     if kind == "chroma":
-        chromadb = pytest.importorskip("chromadb")
-        made = ChromaApp(chromadb.EphemeralClient())
-        yield made
-        for each in made.client.list_collections():
-            made.client.delete_collection(each.name)
+        yield ChromaApp(private_chroma())
         return
     if kind == "edge":
         pytest.importorskip("qdrant_edge")

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from dataclasses import replace
 
-import chromadb
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
@@ -15,7 +14,7 @@ from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Point, Where
 from merger_plugins.stores.records import META_ID
 from tests.stores import foreign
-from tests.stores.foreign import ChromaApp, QdrantApp, assert_merged, corpus, point_id
+from tests.stores.foreign import ChromaApp, QdrantApp, assert_merged, corpus, point_id, private_chroma
 from tests.stores.support import DIMENSION, FailingBackend, informed, stored
 from tests.strategies import chunk_vectors
 
@@ -25,10 +24,7 @@ NAME = "app"
 @pytest.fixture(params=["qdrant", "chroma"])
 def app(request):
     if request.param == "chroma":
-        made = ChromaApp(chromadb.EphemeralClient())
-        yield made
-        for each in made.client.list_collections():
-            made.client.delete_collection(each.name)
+        yield ChromaApp(private_chroma())
         return
     client = QdrantClient(":memory:")
     yield QdrantApp(client)

@@ -8,7 +8,6 @@ import os
 from typing import ClassVar
 from uuid import uuid4
 
-import chromadb
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from merger_plugins.chroma import ChromaBackend
 from merger_plugins.errors import StoreUnavailableError
 from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Point, Where
+from tests.stores.foreign import private_chroma
 from tests.stores.model import Model, Operation, perform
 from tests.stores.support import DIMENSION, Failing, FailingBackend, informed, stored, unit
 from tests.strategies import NarrowCalibrated, NarrowMean, chunk_vectors
@@ -177,9 +177,7 @@ class Histories(RuleBasedStateMachine):
 
 class ChromaHistories(Histories):
     def connected(self):
-        name = f"test-{uuid4().hex}"
-        chromadb.AdminClient(chromadb.Settings(is_persistent=False)).create_database(name)
-        return chromadb.EphemeralClient(database=name)
+        return private_chroma()
 
     def opened(self, collection):
         return FailingChroma(self.client, collection)
