@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from qdrant_client import QdrantClient
 
-from merger_plugins import CalibratedMerger, CalibrationStatistics, SequenceMerger
+from merger_plugins import CalibratedMerger, CalibrationStatistics, MeanMerger, SequenceMerger
 from merger_plugins.errors import StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
 from merger_plugins.stores.backend import Backend, Point, Shelf, Swap, Where
-from tests.strategies import Array, chunk_vectors
+from tests.strategies import Array, NarrowCalibrated, NarrowMean, WindowedMean, chunk_vectors
 
 DIMENSION = 16
 
@@ -135,6 +135,16 @@ def informed(kind: type[CalibratedMerger] = CalibratedMerger) -> CalibratedMerge
     sample = np.random.default_rng(5).standard_normal((300, DIMENSION)) * np.linspace(0.2, 1.5, DIMENSION)
     statistics = CalibrationStatistics.of((sample + 0.4).astype(np.float32))
     return kind(dimension=DIMENSION, statistics=statistics)
+
+
+MERGERS: dict[str, SequenceMerger] = {
+    "mean": MeanMerger(),
+    "narrow mean": NarrowMean(),
+    "windowed mean": WindowedMean(),
+    "calibrated": informed(),
+    "narrow calibrated": informed(NarrowCalibrated),
+}
+"""Of each kind of tree: wide and narrow nodes, a window, statistics."""
 
 
 def documents(seed: int, *lengths: int) -> dict[str, Array]:

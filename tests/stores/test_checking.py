@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger
 from merger_plugins.errors import FingerprintError
@@ -16,13 +15,6 @@ from tests.strategies import NarrowMean, chunk_vectors
 
 VECTORS = chunk_vectors(1, 30, DIMENSION)
 OTHER = chunk_vectors(2, 4, DIMENSION)
-
-
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.stores import MergedStore
 from tests.stores.support import (
     DIMENSION,
+    MERGERS,
     CountingBackend,
     HashingEmbedder,
     assert_document,
@@ -16,22 +16,7 @@ from tests.stores.support import (
     merged,
     stored,
 )
-from tests.strategies import NarrowCalibrated, NarrowMean, WindowedMean, chunk_vectors
-
-MERGERS = {
-    "mean": MeanMerger(),
-    "narrow mean": NarrowMean(),
-    "windowed mean": WindowedMean(),
-    "calibrated": informed(),
-    "narrow calibrated": informed(NarrowCalibrated),
-}
-
-
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
+from tests.strategies import NarrowMean, chunk_vectors
 
 
 @pytest.mark.parametrize("contextual", [False, True])

@@ -33,13 +33,6 @@ QUERIES = chunk_vectors(71, 3, DIMENSION)
 LEVELS = ("section", "document", "fused", "contextual")
 
 
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
-
-
 class WatchedBackend(QdrantBackend):
     """Calls somebody after every request that changes the store, outside of which nothing happens."""
 

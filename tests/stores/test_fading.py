@@ -17,6 +17,7 @@ from merger_plugins.qdrant import QdrantStore
 from merger_plugins.stores import MergedStore
 from tests.stores.support import (
     DIMENSION,
+    MERGERS,
     CountingBackend,
     FailingBackend,
     assert_document,
@@ -24,22 +25,7 @@ from tests.stores.support import (
     merged,
     stored,
 )
-from tests.strategies import NarrowCalibrated, NarrowMean, WindowedMean, chunk_vectors
-
-MERGERS = {
-    "mean": MeanMerger(),
-    "narrow mean": NarrowMean(),
-    "windowed mean": WindowedMean(),
-    "calibrated": informed(),
-    "narrow calibrated": informed(NarrowCalibrated),
-}
-
-
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
+from tests.strategies import NarrowCalibrated, chunk_vectors
 
 
 def root_of(source, name="chat"):

@@ -17,6 +17,7 @@ from merger_plugins.stores import Document, MergedStore
 from merger_plugins.stores.documents import words
 from tests.stores.support import (
     DIMENSION,
+    MERGERS,
     CountingBackend,
     FailingBackend,
     HashingEmbedder,
@@ -26,26 +27,12 @@ from tests.stores.support import (
     merged,
     stored,
 )
-from tests.strategies import NarrowCalibrated, NarrowMean, WindowedMean, chunk_vectors
+from tests.strategies import chunk_vectors
 
-MERGERS = {
-    "mean": MeanMerger(),
-    "narrow mean": NarrowMean(),
-    "windowed mean": WindowedMean(),
-    "calibrated": informed(),
-    "narrow calibrated": informed(NarrowCalibrated),
-}
 SENTENCES = [
     f"Sentence number {i} speaks of {fruit}." for i, fruit in enumerate(["pears", "apples", "figs", "plums"])
 ]
 CHUNKER = SentenceChunker(size=6, count_tokens=words)
-
-
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
 
 
 def everything(client):

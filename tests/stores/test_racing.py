@@ -9,12 +9,9 @@ import random
 import re
 import threading
 import time
-from uuid import uuid4
 
-import chromadb
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from merger_plugins import MeanMerger
 from merger_plugins.chroma import ChromaBackend
@@ -22,6 +19,7 @@ from merger_plugins.errors import ConflictError, InputError, StoreUnavailableErr
 from merger_plugins.qdrant import QdrantBackend
 from merger_plugins.stores import MergedStore, changes, commits, ingestion
 from merger_plugins.stores.backend import Backend, Where
+from tests.stores.foreign import private_chroma
 from tests.stores.support import DIMENSION, assert_document, informed, stored, unit
 from tests.strategies import NarrowCalibrated, NarrowMean, chunk_vectors
 
@@ -80,13 +78,6 @@ def nobody_dies(monkeypatch):
     monkeypatch.setattr(changes, "ABANDONED", 60.0)
 
 
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
-
-
 def together(works):
     """Run these at once; raises what any of them raised."""
     errors = []
@@ -141,9 +132,7 @@ def test_many_writers_in_other_places(tmp_path, place):
     if place == "edge":
         database = pytest.importorskip("tests.stores.edge").EdgeClient(tmp_path)
     elif place != "chroma-folder":
-        name = f"test-{uuid4().hex}"
-        chromadb.AdminClient(chromadb.Settings(is_persistent=False)).create_database(name)
-        database = chromadb.EphemeralClient(database=name)
+        database = private_chroma()
 
     def opened(seed):
         if place == "edge":

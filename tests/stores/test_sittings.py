@@ -34,13 +34,6 @@ MERGERS = {
 HOUR = 3600.0
 
 
-@pytest.fixture
-def client():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
-
-
 def sittings_by_hand(times, pause=HOUR):
     """The sitting of each turn appended in this order, None for a turn without a time."""
     starts, known = [], None
