@@ -6,11 +6,13 @@ the call's coroutine in the event loop and resumes the generator in a thread, wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from merger_plugins._threads import in_thread
 from merger_plugins.errors import InputError
@@ -162,6 +164,42 @@ def of_queries(model: BaseEmbedding, queries: list[str]) -> Call:
         lambda: model.get_agg_embedding_from_queries(queries),
         lambda: model.aget_agg_embedding_from_queries(queries),
     )
+
+
+def of_nodes(
+    store: BasePydanticVectorStore,
+    read: Callable[[Sequence[BaseNode]], dict[str, T]],
+    *,
+    has_coroutine: bool | None = None,
+    **request: Any,
+) -> Call:
+    """What `read` makes of nodes in LlamaIndex's vector store; nothing where the store cannot give them.
+
+    The host's base class raises NotImplementedError then, and some stores do where they cannot filter. The
+    caller looks elsewhere, and refuses what is found nowhere.
+
+    Args:
+        store: where the nodes are.
+        read: what to make of them.
+        has_coroutine: whether `aget_nodes` does not block; None where it does unless it is the store's own.
+        request: as `get_nodes`.
+    """
+    if has_coroutine is None:
+        has_coroutine = type(store).aget_nodes is not BasePydanticVectorStore.aget_nodes
+
+    def plain() -> dict[str, T]:
+        try:
+            return read(store.get_nodes(**request))
+        except NotImplementedError:
+            return {}
+
+    async def awaited() -> dict[str, T]:
+        try:
+            return read(await store.aget_nodes(**request))
+        except NotImplementedError:
+            return {}
+
+    return Call(plain, awaited) if has_coroutine else threaded(plain)
 
 
 def has_coroutine_for_texts(model: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo
@@ -14,9 +14,8 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
-from merger_plugins._threads import in_thread
 from merger_plugins.errors import StoreError
-from merger_plugins.llama_index.calls import Call, Steps
+from merger_plugins.llama_index.calls import Call, Steps, of_nodes
 
 LEVEL = "merger_level"
 """Metadata of a node that was merged: ``"section"`` or ``"document"``."""
@@ -110,37 +109,30 @@ def _of_vector_store(store: BasePydanticVectorStore, documents: Sequence[str]) -
     request: dict[str, Any] = {"node_ids": None, "filters": MetadataFilters(filters=[condition])}
     if kind == "QdrantVectorStore":
         request["limit"] = _MOST_NODES
-    has_client = getattr(store, "_client", store) is not None
-    has_coroutine = type(store).aget_nodes is not BasePydanticVectorStore.aget_nodes
-    if kind == "QdrantVectorStore":
-        has_coroutine = store._aclient is not None  # type: ignore[attr-defined]
 
-    def read(nodes: Iterable[BaseNode]) -> dict[str, list[BaseNode]]:
+    def read(nodes: Sequence[BaseNode]) -> dict[str, list[BaseNode]]:
+        if len(nodes) >= _MOST_NODES:
+            raise StoreError(
+                f"The {len(documents)} documents have {_MOST_NODES:,} nodes or more. Back-fill the "
+                "collection and pass hook=, so that they need not be read for every query."
+            )
         found: dict[str, list[BaseNode]] = {}
-        for count, node in enumerate(nodes, 1):
-            if count >= _MOST_NODES:
-                raise StoreError(
-                    f"The {len(documents)} documents have {_MOST_NODES:,} nodes or more. Back-fill the "
-                    "collection and pass hook=, so that they need not be read for every query."
-                )
+        for node in nodes:
             found.setdefault(node.ref_doc_id or "", []).append(node)
         return found
 
-    def plain() -> dict[str, list[BaseNode]]:
-        if not has_client:
-            raise StoreError(
-                f"This {kind} has an asynchronous client alone. Await apostprocess_nodes (aquery, ...), or "
-                "make it with client= too."
-            )
-        try:
-            return read(store.get_nodes(**request))
-        except NotImplementedError:
-            return {}
+    if kind != "QdrantVectorStore":
+        return of_nodes(store, read, **request)
+    client, coroutines = store._client, store._aclient  # type: ignore[attr-defined]
+    made = of_nodes(store, read, has_coroutine=coroutines is not None, **request)
+    return made if client is not None else Call(_refused, made.awaited)
 
-    async def awaited() -> dict[str, list[BaseNode]]:
-        return read(await store.aget_nodes(**request)) if has_coroutine else await in_thread(plain)
 
-    return Call(plain, awaited)
+def _refused() -> Any:
+    raise StoreError(
+        "This QdrantVectorStore has an asynchronous client alone. Await apostprocess_nodes (aquery, ...), or "
+        "make it with client= too."
+    )
 
 
 def in_reading_order(nodes: Sequence[BaseNode]) -> list[BaseNode]:

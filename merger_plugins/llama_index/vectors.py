@@ -15,7 +15,7 @@ from merger_plugins._batching import as_matrix, as_vector, lengths
 from merger_plugins._threads import in_thread
 from merger_plugins._types import Vector
 from merger_plugins.errors import DimensionError, InputError, StoreError
-from merger_plugins.llama_index.calls import Call, Steps, of_queries, of_texts, threaded
+from merger_plugins.llama_index.calls import Call, Steps, of_nodes, of_queries, of_texts, threaded
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,11 @@ def stored_vectors(store: BasePydanticVectorStore, ids: Sequence[str]) -> Call:
         return threaded(lambda: _of_chroma(store.client, wanted))
     if kind == "QdrantVectorStore":
         return _of_qdrant(store, wanted)
-    return _of_nodes(store, wanted)
+
+    def read(nodes: Sequence[BaseNode]) -> dict[str, Any]:
+        return {node.node_id: node.embedding for node in nodes if node.embedding is not None}
+
+    return of_nodes(store, read, node_ids=wanted)
 
 
 def _of_chroma(collection: Any, ids: list[str]) -> dict[str, Any]:
@@ -150,26 +154,6 @@ def _of_qdrant(store: Any, ids: list[str]) -> Call:
 def _dense(vector: Any, name: str) -> Any:
     """The chunk vector of a point, under the store's name for it or, in old collections, under none."""
     return vector.get(name, vector.get("")) if isinstance(vector, dict) else vector
-
-
-def _of_nodes(store: BasePydanticVectorStore, ids: list[str]) -> Call:
-    """From any other store that gives whole nodes."""
-
-    def read(nodes: Sequence[BaseNode]) -> dict[str, Any]:
-        return {node.node_id: node.embedding for node in nodes if node.embedding is not None}
-
-    def plain() -> dict[str, Any]:
-        try:
-            return read(store.get_nodes(node_ids=ids))
-        except NotImplementedError:
-            return {}
-
-    async def awaited() -> dict[str, Any]:
-        if type(store).aget_nodes is BasePydanticVectorStore.aget_nodes:  # which calls get_nodes in the loop
-            return await in_thread(plain)
-        return read(await store.aget_nodes(node_ids=ids))
-
-    return Call(plain, awaited)
 
 
 def cosine(vector: Vector, query: Vector) -> float:

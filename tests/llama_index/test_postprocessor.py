@@ -257,12 +257,18 @@ class OtherStore(SimpleVectorStore):
         return [self._nodes[node_id] for node_id in node_ids if node_id in self._nodes]
 
 
+class OtherStoreWithCoroutines(OtherStore):
+    async def aget_nodes(self, node_ids: Any = None, filters: Any = None) -> Any:
+        return self.get_nodes(node_ids, filters)
+
+
+@pytest.mark.parametrize("kind", [OtherStore, OtherStoreWithCoroutines])
 @pytest.mark.parametrize("mode", ["merge", "context"])
-async def test_any_other_store_is_asked_for_its_nodes(apps: dict[str, App], mode: Any) -> None:
+async def test_any_other_store_is_asked_for_its_nodes(apps: dict[str, App], mode: Any, kind: Any) -> None:
     one = apps["simple"]
     everything = {node.text: node for nodes in one.nodes().values() for node in nodes}
     found = one.retrieved()
-    store = OtherStore()
+    store = kind()
     for node in found:
         store._nodes[node.node_id] = everything[node.text].model_copy(update={"id_": node.node_id})
     bundle = QueryBundle(QUESTION, embedding=word_vector(QUESTION).tolist())
@@ -270,6 +276,8 @@ async def test_any_other_store_is_asked_for_its_nodes(apps: dict[str, App], mode
     if mode == "context":  # it does not know the other nodes' vectors
         with pytest.raises(InputError, match="have no vector"):
             made.postprocess_nodes(found, bundle)
+        with pytest.raises(InputError, match="have no vector"):
+            await made.apostprocess_nodes(found, bundle)
         return
     got = made.postprocess_nodes(found, bundle)
     assert_same(
