@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_left_open() -> Iterator[None]:
-    """Sockets of clients that cannot be closed go with their module, not in the middle of a later test."""
+    """Sockets of clients that cannot be closed go with their module, not in the middle of a later test.
+
+    So do collections in the database that all of Chroma's clients in memory share.
+    """
     yield
     gc.collect()
+    if "chromadb" in sys.modules:
+        client = sys.modules["chromadb"].EphemeralClient()
+        for collection in client.list_collections():
+            client.delete_collection(collection.name)
+        client.close()

@@ -12,7 +12,7 @@ import merger_plugins
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 PACKAGE = Path(merger_plugins.__file__).parent
-DOCUMENTS = 5
+DOCUMENTS = 8
 
 
 @pytest.fixture(scope="module")
