@@ -1,6 +1,6 @@
 # make demo   the main job on the sample documents; DOCS=folder Q="a question" for your own
 # make test   everything the tests need, then the tests
-# make lowest the contract of the stores with the oldest Qdrant and Chroma clients that pyproject.toml claims
+# make lowest what the databases' and the frameworks' own objects are tested with, the oldest that pyproject.toml claims
 # make check  lint, types, import contracts, the wheel, a base-only install
 # make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
@@ -19,7 +19,7 @@ test: .venv/test/.done
 	TMPDIR=$$scratch OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lowest: .venv/lowest/.done
-	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations/qdrant-client integrations/chroma-db tests/stores/test_ranking.py
+	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations tests/langchain tests/stores/test_ranking.py
 
 check: .venv/test/.done
 	.venv/test/bin/ruff check .
@@ -61,7 +61,7 @@ bench: .venv/bench/.done
 
 .venv/lowest/.done: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv .venv/lowest
-	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[contract]" $$(.venv/lowest/bin/python .ci/lowest.py chroma qdrant)
+	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[frameworks]" $$(.venv/lowest/bin/python .ci/lowest.py qdrant chroma langchain llama-index frameworks)
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Print the pins of the oldest clients that pyproject.toml claims: python .ci/lowest.py chroma qdrant"""
+"""Print the oldest versions that extras of pyproject.toml claim: python .ci/lowest.py qdrant langchain"""
 
 import re
 import sys
@@ -9,6 +9,7 @@ extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(
     "optional-dependencies"
 ]
 for extra in sys.argv[1:]:
-    (requirement,) = extras[extra]
-    name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
-    print(f"{name}=={lowest}")
+    for requirement in extras[extra]:
+        if not requirement.startswith("merger-plugins["):
+            name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+            print(f"{name}=={lowest}")

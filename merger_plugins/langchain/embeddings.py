@@ -50,8 +50,9 @@ class MergerEmbeddings(Embeddings):
     vectors, as `CalibratedMerger` does, is given short texts too. Query vectors stay raw in every case.
 
     Nothing is read or loaded before the first text. Results depend on a text alone, so vectors may be cached;
-    with LangChain's ``CacheBackedEmbeddings``, put the model's name and ``merger.fingerprint`` into the
-    namespace.
+    with LangChain's ``CacheBackedEmbeddings``, put the model's name, ``merger.fingerprint`` and what else you
+    choose, such as `max_tokens`, into the namespace, and give queries a cache of their own
+    (``query_embedding_cache=another_store``), as a text has another vector as a document.
     """
 
     def __init__(

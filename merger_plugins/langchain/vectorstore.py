@@ -80,8 +80,8 @@ class MergerVectorStore(VectorStore):
         """Add to the wrapped store, then merge the documents that these are chunks of.
 
         Raises:
-            StoreError: the merged vectors could not be made; what was added stays, and `MergedStore.backfill`
-                or the same call again completes it.
+            StoreError: the merged vectors could not be made, or a chunk names no document; what was added
+                stays, and `MergedStore.backfill` or the same call again completes it.
         """
         before = self._documents_of(_ids_of(documents, kwargs))
         ids = self.vectorstore.add_documents(documents, **kwargs)
@@ -267,8 +267,14 @@ class MergerVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         return await self.vectorstore._asimilarity_search_with_relevance_scores(query, k, **kwargs)
 
-    def _documents_of(self, ids: Sequence[Any]) -> list[str]:
-        return plain(self.hook, "aadd_documents() and adelete()").documents_of([str(one) for one in ids])
+    def _documents_of(self, ids: Sequence[Any], *, each: bool = False) -> list[str]:
+        hook = plain(self.hook, "aadd_documents() and adelete()")
+        return hook.documents_of([str(one) for one in ids], each=each)
+
+    @property
+    def _strict(self) -> bool:
+        """Whether a chunk that belongs to no document is an error, as it is for a back-fill."""
+        return not self._options.get("skip_missing", False)
 
     def _refresh(self, before: list[str] | None, ids: Sequence[Any]) -> None:
         hook = plain(self.hook, "aadd_documents() and adelete()")
@@ -276,7 +282,7 @@ class MergerVectorStore(VectorStore):
             if before is None:
                 hook.backfill(**self._options)
                 return
-            names = {*before, *self._documents_of(ids)}
+            names = {*before, *self._documents_of(ids, each=self._strict)}
             hook.refresh(sorted(names), **self._options)
         except StoreError as error:
             error.add_note(_NOTE)
@@ -287,7 +293,8 @@ class MergerVectorStore(VectorStore):
             if before is None:
                 await called(self.hook, "backfill", **self._options)
                 return
-            names = {*before, *await called(self.hook, "documents_of", [str(one) for one in ids])}
+            added = [str(one) for one in ids]
+            names = {*before, *await called(self.hook, "documents_of", added, each=self._strict)}
             await called(self.hook, "refresh", sorted(names), **self._options)
         except StoreError as error:
             error.add_note(_NOTE)

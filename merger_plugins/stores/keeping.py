@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
 
-from merger_plugins.errors import ConflictError, EmptyInputError, InputError
+from merger_plugins.errors import ConflictError, EmptyInputError, InputError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores import upkeep
 from merger_plugins.stores.backend import Where
@@ -278,22 +278,31 @@ class Keeping(StoreBase):
             finally:
                 self._state.reread()
 
-    def documents_of(self, chunk_ids: Sequence[str]) -> list[str]:
+    def documents_of(self, chunk_ids: Sequence[str], *, each: bool = False) -> list[str]:
         """The documents that chunk points of a back-filled collection belong to; none where nothing was.
 
         Args:
             chunk_ids: as the database has them; those of no point are passed over.
+            each: refuse a point that belongs to no document.
 
         Raises:
-            StoreError: the database fails.
+            StoreError: the database fails; or there is such a point.
         """
         state = self._state.open()
         if state.foreign is None or not chunk_ids:
             return []
         chunks = state.chunks()
         stored = self._backend.fetch("chunks", list(chunk_ids))
-        names = {chunks.document(point.payload) for point in stored.values()}
-        return sorted(name for name in names if name is not None)
+        owners = {point_id: chunks.document(point.payload) for point_id, point in stored.items()}
+        strays = sorted(point_id for point_id, name in owners.items() if name is None)
+        if each and strays:
+            field = state.foreign.edition.reading.group_by
+            raise StoreError(
+                f"{len(strays)} of {len(owners)} points in {self._backend.collection!r} belong to no document: "
+                f"they have no text or whole number in the field {field!r} (such as {strays[0]}), so that they "
+                "cannot be merged. Write them with it, or delete them."
+            )
+        return sorted({name for name in owners.values() if name is not None})
 
     def _as_before(self) -> Order:
         """A back-fill with the fields of the last one, and the merger at work."""

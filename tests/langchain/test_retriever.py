@@ -18,9 +18,9 @@ from tests.langchain.apps import APPS, QUESTION, SUBJECTS, Counting, documents, 
 MODES = ("fused", "contextual", "chunk", "section", "document")
 
 
-@pytest.fixture(params=sorted(APPS))
+@pytest.fixture(params=sorted(APPS), scope="module")
 def app(request: pytest.FixtureRequest) -> Any:
-    """A vector store with documents, its hook, its embeddings."""
+    """A vector store with documents, its hook, its embeddings; the tests only read."""
     embeddings = Counting()
     store = APPS[request.param](embeddings)
     store.add_documents(documents())

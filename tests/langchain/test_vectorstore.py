@@ -249,6 +249,21 @@ def test_documents_without_a_place_are_an_error_that_names_the_fields(app):
         app.store.add_documents([Document(page_content="No place.", metadata={"source": "a"})])
 
 
+async def test_chunks_without_a_document_are_an_error_unless_they_may_be_left_out(app):
+    app.store.add_documents(documents())
+    nobodys = [Document(page_content="No source."), documents()[0]]
+    with pytest.raises(StoreError, match=r"1 of 2 points .* 'metadata.source'") as caught:
+        app.store.add_documents(nobodys)
+    assert any("has what was asked for" in note for note in caught.value.__notes__)
+    with pytest.raises(StoreError, match="belong to no document"):
+        await app.store.aadd_documents(nobodys[:1])
+    before = app.roots()
+    tolerant = MergerVectorStore(app.plain, app.hook, backfill={"skip_missing": True})
+    tolerant.add_documents(nobodys[:1])
+    await tolerant.aadd_texts(["No source."])
+    assert app.roots().keys() == before.keys()
+
+
 def test_the_options_of_a_back_fill_are_passed_on(app):
     fields = {"group_by": "metadata.book", "order_by": "metadata.page"}
     store = MergerVectorStore(app.plain, app.hook, backfill=fields)
