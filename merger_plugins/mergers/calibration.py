@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -217,6 +217,68 @@ class CalibrationStatistics:
                 f"{statistics._outer.shape} and {statistics._between.shape}, where {square} was expected."
             )
         return statistics
+
+
+class MixedStatistics:
+    """Gathers `CalibrationStatistics` of sequences whose vectors come mixed, as long as these are few.
+
+    Args:
+        dimension: d.
+        most: how many sequences to hold the sums of, (most, d) float64.
+
+    Attributes:
+        vectors: how many were added.
+        whole: whether the sums of all sequences could be held.
+    """
+
+    def __init__(self, dimension: int, most: int) -> None:
+        self.dimension = dimension
+        self.vectors = 0
+        self.whole = True
+        self._rows: dict[str, int] = {}
+        self._totals = np.zeros((most, dimension))
+        self._counts = np.zeros(most, np.int64)
+        self._outer = np.zeros((dimension, dimension))
+
+    def add(self, vectors: MatrixLike, names: Sequence[str]) -> None:
+        """Add vectors.
+
+        Args:
+            vectors: (n, d), any length above zero.
+            names: the sequence of each.
+
+        Raises:
+            InputError: as `SequenceMerger.merge`.
+        """
+        if not self.whole or not len(names):
+            return
+        rows = np.array([self._rows.setdefault(name, len(self._rows)) for name in names])
+        if len(self._rows) > len(self._counts):
+            self.whole, self._totals, self._rows = False, self._totals[:0].copy(), {}
+            return
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+        # In float32, rounding would pass for spread where a collection has little of it.
+        array = unit(as_matrix(vectors, self.dimension, what="sample"))[order].astype(np.float64)
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        self._totals[rows[starts]] += np.add.reduceat(array, starts, axis=0)
+        self._counts[rows[starts]] += np.diff(starts, append=len(rows))
+        self._outer += array.T @ array
+        self.vectors += len(array)
+
+    def statistics(self) -> CalibrationStatistics:
+        """What was gathered; where not `whole`, of no use."""
+        count = len(self._rows)
+        totals = self._totals[:count]
+        made = CalibrationStatistics(self.dimension)
+        made.vectors, made.sequences = self.vectors, count
+        made._sum += totals.sum(axis=0)
+        made._outer += self._outer
+        for start in range(0, count, _BLOCK):
+            block = totals[start : start + _BLOCK]
+            block = block / np.sqrt(self._counts[start : start + len(block)])[:, None]
+            made._between += block.T @ block
+        return made
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ class _Run:
         base = base_of(backend, order, dimension)
         self._where = where = self._some(reading, base)
         expected = backend.count("chunks", where)
-        task = Task(backend.collection, reading, dimension, order.scratch, expected)
+        new = self.foreign is None or order.anew or order.calibrate is True
+        calibrates = new and self._is_calibrated(base)
+        task = Task(backend.collection, reading, dimension, order.scratch, expected, calibrates)
         mergers = (base, *order.others, *order.known)
         with workshop_for(task, mergers, one_process=order.one_process) as workshop:
             read(
@@ -213,11 +215,16 @@ class _Run:
             return bool(seen) and chunks >= GROWTH * seen
         return self.order.calibrate
 
+    def _is_calibrated(self, base: SequenceMerger) -> bool:
+        """Whether a new edition of this merger is calibrated on the collection."""
+        if self.order.calibrate is None:
+            return isinstance(base, CalibratedMerger) and base.statistics is None
+        return self.order.calibrate
+
     def _new_edition(
         self, workshop: Workshop | Aside, chunks: int, reading: Reading, base: SequenceMerger
     ) -> tuple[Edition, SequenceMerger]:
-        fresh = isinstance(base, CalibratedMerger) and base.statistics is None
-        if not (fresh if self.order.calibrate is None else self.order.calibrate):
+        if not self._is_calibrated(base):
             return Edition(reading.edition(base.fingerprint), reading, base.fingerprint), base
         for done in workshop.calibrating():
             self.order.report("calibrating", done, chunks)

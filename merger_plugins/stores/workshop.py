@@ -12,7 +12,7 @@ from typing import Self
 
 from merger_plugins.errors import StoreError
 from merger_plugins.mergers.base import SequenceMerger
-from merger_plugins.mergers.calibration import CalibrationStatistics
+from merger_plugins.mergers.calibration import CalibrationStatistics, MixedStatistics
 from merger_plugins.stores.extracting import Extractor, Sheet
 from merger_plugins.stores.filling import Left
 from merger_plugins.stores.foreign import Edition, Reading
@@ -20,6 +20,9 @@ from merger_plugins.stores.gathering import batches, block_of, in_lots
 from merger_plugins.stores.records import PointIds
 from merger_plugins.stores.spool import Gathered, Spool
 from merger_plugins.stores.weaving import Weaver, Woven
+
+_FLOATS_OF_SUMS = 16_000_000
+"""For the sums of documents while their chunks come mixed: 128 MB, of which only what is used is taken."""
 
 _SHARES = 2
 """Threads that calibrate, each with sums of its own; always as many, as sums depend on their order."""
@@ -35,6 +38,7 @@ class Task:
         dimension: of their vectors.
         scratch: folder for temporary files; the system's for None.
         expected: how many points will come.
+        calibrates: whether a calibration is likely to be made of them.
     """
 
     collection: str
@@ -42,6 +46,7 @@ class Task:
     dimension: int
     scratch: str | os.PathLike[str] | None
     expected: int
+    calibrates: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Workshop:
         self._task = task
         self._extractor = Extractor(task.reading, self.left)
         self._statistics = CalibrationStatistics(task.dimension)
+        most = _FLOATS_OF_SUMS // task.dimension if task.calibrates else 0
+        self._mixed = MixedStatistics(task.dimension, min(most, task.expected))
         self.spool = Spool(
             task.dimension, len(task.reading.order_by), folder=task.scratch, expected=task.expected
         )
@@ -112,7 +119,9 @@ class Workshop:
             StoreError: lengths other than 1 in a collection that does not compare by cosine.
             StoreFullError: no room is left.
         """
-        self.spool.add(self._extractor.page(sheet))
+        page = self._extractor.page(sheet)
+        self.spool.add(page)
+        self._mixed.add(page.vectors, page.documents)
         if self._task.reading.distance is not None and not self._extractor.unit:
             raise StoreError(
                 f"The chunk vectors of {self._task.collection!r} are compared by "
@@ -139,7 +148,14 @@ class Workshop:
         self.spool.know(stored)
 
     def calibrating(self) -> Iterator[int]:
-        """Gather the statistics of all chunks; how many are done, each time that some are."""
+        """Gather the statistics of all chunks; how many are done, each time that some are.
+
+        All were gathered as they came, unless there are too many documents for that.
+        """
+        if self._mixed.whole and self._mixed.vectors:
+            self._statistics = self._mixed.statistics()
+            yield self.spool.chunks
+            return
         shares = [CalibrationStatistics(self.spool.dimension) for _ in range(_SHARES)]
         parts = (
             part

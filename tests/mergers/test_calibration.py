@@ -27,6 +27,7 @@ from merger_plugins.mergers.calibration import (
     WORTH_LEAST,
     WORTH_MOST,
     Calibration,
+    MixedStatistics,
     background_worth,
 )
 from tests.strategies import DIMENSION, chunk_vectors, normalised, sequences, splits
@@ -374,3 +375,23 @@ def test_many_sequences_at_once_count_like_one_after_another():
     np.testing.assert_allclose(at_once.covariance, one_by_one.covariance, atol=1e-7)
     with pytest.raises(DimensionError, match="add up"):
         at_once.update_many(vectors, [1, 2])
+
+
+def test_sequences_may_come_mixed():
+    lengths = [3, 1, 7, 40, 2]
+    vectors = 3 * chunk_vectors(9, sum(lengths))
+    names = np.repeat([f"d{i}" for i in range(len(lengths))], lengths)
+    expected = CalibrationStatistics(DIMENSION)
+    expected.update_many(vectors, lengths)
+    mixed, few = MixedStatistics(DIMENSION, 5), MixedStatistics(DIMENSION, 4)
+    order = np.random.default_rng(2).permutation(len(vectors))
+    for rows in np.array_split(order, 6):
+        mixed.add(vectors[rows], names[rows].tolist())
+        few.add(vectors[rows], names[rows].tolist())
+    assert mixed.whole
+    assert not few.whole
+    made = mixed.statistics()
+    assert (made.vectors, made.sequences) == (expected.vectors, expected.sequences)
+    np.testing.assert_allclose(made.mean, expected.mean, atol=1e-7)
+    np.testing.assert_allclose(made.covariance, expected.covariance, atol=1e-7)
+    np.testing.assert_allclose(made.second_moment, expected.second_moment, atol=1e-7)

@@ -20,7 +20,7 @@ from merger_plugins.stores import aside
 from merger_plugins.stores.gathering import seldom_collected
 from merger_plugins.stores.records import META_ID
 from tests.stores.foreign import assert_merged, corpus, create, put
-from tests.stores.support import informed, stored
+from tests.stores.support import DIMENSION, informed, merged, stored
 from tests.strategies import NarrowMean
 
 TEXTS = corpus(6, (1, 3, 12, 40, 9, 64, 31, 133) * 3)
@@ -92,6 +92,18 @@ def test_a_new_reading_sweeps_the_old_one_away(app, started):
     QdrantStore(app, "app", merger=informed()).backfill(order_by="metadata.start_index", anew=True)
     assert len(started) == 2
     assert_merged(QdrantBackend(app, "app"), TEXTS, informed())
+
+
+def test_documents_too_many_for_their_sums_are_calibrated_on_all_the_same(app, monkeypatch):
+    first = QdrantStore(app, "app").backfill()
+    found = merged(app, "app")
+    app.delete_collection("app__merged")
+    monkeypatch.setattr("merger_plugins.stores.workshop._FLOATS_OF_SUMS", 3 * DIMENSION)
+    assert QdrantStore(app, "app").backfill().calibration_vectors == first.calibration_vectors
+    again = merged(app, "app")
+    assert again.keys() == found.keys()
+    for key, point in again.items():
+        np.testing.assert_allclose(point.vector, found[key].vector, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["reading", "calibrating", "merging"])
