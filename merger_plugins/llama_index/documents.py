@@ -16,6 +16,7 @@ from llama_index.core.vector_stores.types import (
 
 from merger_plugins.errors import StoreError
 from merger_plugins.llama_index.calls import Call, Steps, of_nodes
+from merger_plugins.stores.documents import words
 
 LEVEL = "merger_level"
 """Metadata of a node that was merged: ``"section"`` or ``"document"``."""
@@ -163,6 +164,11 @@ def tells_order(nodes: Sequence[BaseNode]) -> bool:
 def _linked(node: BaseNode, relationship: NodeRelationship) -> str | None:
     info = node.relationships.get(relationship)
     return info.node_id if isinstance(info, RelatedNodeInfo) else None
+
+
+def mass_of(node: BaseNode) -> float:
+    """How much text a node stands for, in words."""
+    return float(max(words(node.get_content(metadata_mode=MetadataMode.NONE)), 1))
 
 
 def joined_text(nodes: Sequence[BaseNode]) -> str:

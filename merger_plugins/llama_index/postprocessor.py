@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 import numpy as np
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
 from pydantic import Field
 
 from merger_plugins._types import Vector
@@ -22,6 +22,7 @@ from merger_plugins.llama_index.documents import (
     in_reading_order,
     is_merged,
     joined_text,
+    mass_of,
     members,
     source_of,
     tells_order,
@@ -30,7 +31,6 @@ from merger_plugins.llama_index.fields import HostModel, Live, MergerField, Port
 from merger_plugins.llama_index.vectors import cosine, cosines, node_vectors, query_vector
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.mean import MeanMerger
-from merger_plugins.stores.documents import words
 from merger_plugins.stores.search import FusionWeights
 
 logger = logging.getLogger(__name__)
@@ -309,11 +309,6 @@ class MergerNodePostprocessor(Portable, BaseNodePostprocessor):
                     for node in own[start : start + merger.fanout]
                 ]
         return roots, siblings
-
-
-def mass_of(node: BaseNode) -> float:
-    """How much text a node stands for, in words."""
-    return float(max(words(node.get_content(metadata_mode=MetadataMode.NONE)), 1))
 
 
 def _one_node(nodes: Sequence[BaseNode], vector: Vector) -> TextNode | BaseNode:

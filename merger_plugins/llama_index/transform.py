@@ -24,10 +24,10 @@ from merger_plugins.llama_index.documents import (
     in_reading_order,
     is_merged,
     joined_text,
+    mass_of,
     source_of,
 )
 from merger_plugins.llama_index.fields import MergerField, Portable, resolved
-from merger_plugins.llama_index.postprocessor import mass_of
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.mean import MeanMerger
 
