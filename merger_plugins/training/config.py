@@ -115,6 +115,7 @@ class TenToOne(FiveTwelveToOne):
         singles: share of the examples that are one chunk, whose own vector is the teacher's.
         teacher: weight of the distance from the teacher's vectors.
         associativity: weight of the distance between merging merged parts and merging the whole.
+        nested_size: sequences of an update that the associativity is measured on.
         retrieval: weight of telling a query's document from the others of the batch.
         temperature: of that; cosines are divided by it.
         hidden: share of the queries whose own chunk is taken out of the document.
@@ -125,6 +126,7 @@ class TenToOne(FiveTwelveToOne):
     singles: float = 0.03
     teacher: float = 1.0
     associativity: float = 0.2
+    nested_size: int = 16
     retrieval: float = 0.0
     temperature: float = 0.05
     hidden: float = 0.5

@@ -157,7 +157,7 @@ def _stage_seconds(prepared: Prepared, sample: Sequence[Article]) -> dict[str, f
             batch = {key: tensor.to(device) for key, tensor in to_tensors(batches.batch(step)).items()}
             loss, _ = stage_loss(network, stage, batch)
             loss.backward()
-            float(loss)  # a GPU is waited for
+            loss.item()  # a GPU is waited for
             taken.append(time.perf_counter() - began)
         seconds[name] = stage.steps * sum(taken[1:]) / _TIMED_STEPS
     return seconds

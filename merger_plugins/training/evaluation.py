@@ -51,6 +51,12 @@ class Figures:
         """As JSON takes it."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Figures:
+        """What `to_dict` gave, also after it was JSON, whose keys are strings."""
+        by_chunks = {int(count): value for count, value in values["by_chunks"].items()}
+        return cls(**{**values, "by_chunks": by_chunks})
+
 
 def evaluate(mergers: Mapping[str, SequenceMerger], corpus: Corpus, *, seed: int) -> dict[str, Figures]:
     """Measure mergers on held-out articles.

@@ -112,6 +112,7 @@ def network_config(config: TrainingConfig, dimension: int) -> SynthesizerConfig:
         raise InputError(
             f"network.d_model is {stated}, and the embedder's vectors have {dimension} dimensions."
         )
+    settings.setdefault("ppe_dim", min(16, dimension - dimension % 2))
     if name == "small" and not {"nhead", "nhead_dims", "layer_dims"} & set(settings):
         settings["nhead"] = _heads(dimension)
     try:

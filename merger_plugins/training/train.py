@@ -115,6 +115,8 @@ def train_prepared(prepared: Prepared, *, report: Report = silent) -> Trained:
     config = prepared.config
     check_folder(config)
     folder = Path(config.output)
+    if (folder / RESULTS).is_file():
+        return _finished(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
@@ -129,19 +131,7 @@ def train_prepared(prepared: Prepared, *, report: Report = silent) -> Trained:
 
 def _trained(prepared: Prepared, training: Corpus, held_out: Corpus, report: Report) -> Trained:
     config, folder = prepared.config, Path(prepared.config.output)
-    network = fresh_network(prepared)
-    stages: dict[str, Path] = {}
-    for name in config.stages:
-        stages[name] = folder / f"{STAGES.index(name) + 1}-{name}"
-        batches = Batches(
-            training,
-            name,
-            config.stage(name),
-            shares=prepared.chosen.shares,
-            seed=config.seed,
-            window=prepared.network.window,
-        )
-        network = run_stage(network, batches, stages[name], seed=config.seed, bf16=config.bf16, report=report)
+    network, stages = train_stages(prepared, training, report)
     try:
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         network.eval().save_pretrained(folder / CHECKPOINT)
@@ -152,6 +142,32 @@ def _trained(prepared: Prepared, training: Corpus, held_out: Corpus, report: Rep
     except OSError as error:
         raise no_space(error, folder) from error
     return Trained(folder, model, figures)
+
+
+def train_stages(
+    prepared: Prepared, corpus: Corpus, report: Report = silent
+) -> tuple[Synthesizer, dict[str, Path]]:
+    """Go through the stages; returns the network and each stage's folder by its name.
+
+    Raises:
+        InputError: the texts have nothing for a stage.
+        TrainingError: as `run_stage`.
+    """
+    config = prepared.config
+    network = fresh_network(prepared)
+    stages: dict[str, Path] = {}
+    for name in config.stages:
+        stages[name] = Path(config.output) / f"{STAGES.index(name) + 1}-{name}"
+        batches = Batches(
+            corpus,
+            name,
+            config.stage(name),
+            shares=prepared.chosen.shares,
+            seed=config.seed,
+            window=prepared.network.window,
+        )
+        run_stage(network, batches, stages[name], seed=config.seed, bf16=config.bf16, report=report)
+    return network, stages
 
 
 def fresh_network(prepared: Prepared) -> Synthesizer:
@@ -169,16 +185,24 @@ def fresh_network(prepared: Prepared) -> Synthesizer:
 
 
 def table_mergers(
-    prepared: Prepared, held_out: Corpus, synthesizer: SequenceMerger
-) -> Mapping[str, SequenceMerger]:
-    """What the final table compares: the mean, the calibrated merger, and what was trained."""
+    prepared: Prepared, held_out: Corpus, synthesizer: SequenceMerger | None
+) -> dict[str, SequenceMerger]:
+    """What the final table compares: the mean, the calibrated merger, and what was trained, if it was yet."""
     bundled = prepared.base.name == BUNDLED
     closed = load_merger() if bundled else CalibratedMerger(dimension=prepared.base.dimension)
-    return {
-        "mean": MeanMerger(),
-        "calibrated": calibrated_on(closed, held_out),
-        SYNTHESIZER: synthesizer,
-    }
+    mergers = {"mean": MeanMerger(), "calibrated": calibrated_on(closed, held_out)}
+    return mergers | ({SYNTHESIZER: synthesizer} if synthesizer else {})
+
+
+def _finished(folder: Path) -> Trained:
+    try:
+        rows = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["figures"]
+        figures = {name: Figures.from_dict(row) for name, row in rows.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{folder / RESULTS} is damaged ({error!r}). Delete it: the same command makes it again."
+        ) from error
+    return Trained(folder, folder / MODEL, figures)
 
 
 def _write_results(

@@ -32,7 +32,7 @@ class Toy:
     def _embed(self, text: str) -> NDArray[np.float64]:
         words = text.lower().split()[:CONTEXT] or ["nothing"]
         rows = np.stack([_word(word.strip(".,")) for word in words])
-        weights = 1 / (1 + 0.05 * np.arange(len(rows)))
+        weights = np.exp(-np.arange(len(rows)) / 25)
         total = weights @ rows
         return total / np.linalg.norm(total)
 

@@ -209,7 +209,7 @@ class Batches:
         batch = _padded(sequences) | {"teacher": unit(teacher)}
         used = [articles]
         if stage.associativity:
-            drawn = self._articles(rng, stage.batch_size)
+            drawn = self._articles(rng, stage.nested_size)
             batch |= _named("nested", self._nested(drawn, rng))
             used.append(drawn)
         if stage.retrieval:
