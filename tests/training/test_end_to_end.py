@@ -1,4 +1,4 @@
-"""Train a tiny network for some seconds, export it, merge with it: better than the mean where order counts."""
+"""Train a tiny network for seconds, export it, merge with it: better than the mean where order counts."""
 
 from pathlib import Path
 from typing import Any
