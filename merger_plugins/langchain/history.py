@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -36,6 +36,8 @@ class MergerChatHistory(BaseChatMessageHistory):
         session_id: names the conversation.
         speakers: message type -> the speaker's name, which is embedded with the text; the type itself where
             nothing is said.
+        said_at: gives the time of a message, a datetime or ISO 8601 text, where chats of another day are
+            added; None for the moment of adding. Pauses divide a conversation into sittings.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class MergerChatHistory(BaseChatMessageHistory):
         session_id: str,
         *,
         speakers: dict[str, str] | None = None,
+        said_at: Callable[[BaseMessage], datetime | str] | None = None,
     ) -> None:
         if not isinstance(hook, MergedStore | AsyncMergedStore):
             raise InputError(
@@ -52,6 +55,7 @@ class MergerChatHistory(BaseChatMessageHistory):
         self.hook = hook
         self.session_id = session_id
         self._speakers = speakers or {}
+        self._said_at = said_at
 
     @property  # of a base that says no more than that there are messages
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
@@ -116,7 +120,7 @@ class MergerChatHistory(BaseChatMessageHistory):
         return {
             "turn": _text_of(message) or f"[{message.type}]",
             "speaker": self._speakers.get(message.type, message.type),
-            "time": datetime.now(UTC),
+            "time": datetime.now(UTC) if self._said_at is None else self._said_at(message),
             "turn_id": message.id,
             "metadata": {_KEY: message.id, _MESSAGE: json.dumps(message_to_dict(message))},
         }

@@ -88,6 +88,34 @@ def test_what_was_said_is_recalled(hook):
     ]
 
 
+def test_a_model_that_fails_half_way_leaves_what_was_stored():
+    class Failing(Counting):
+        working = False
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            if not self.working and any("Hi." in text for text in texts):
+                raise ConnectionError("no network")
+            return super().embed_documents(texts)
+
+    embeddings = Failing()
+    talk = [HumanMessage("Hello."), AIMessage("Hi."), HumanMessage("And you?")]
+    history = MergerChatHistory(QdrantStore(":memory:", "chats", embedder=embeddings), "ann")
+    with pytest.raises(ConnectionError, match="no network"):
+        history.add_messages(talk)
+    assert history.messages == talk[:1]
+    embeddings.working = True
+    history.add_messages(talk)
+    assert history.messages == talk
+
+
+def test_chats_of_another_day_keep_their_times(hook):
+    days = {"Hello.": "2026-03-01T09:00:00+00:00", "Still there?": "2026-03-04T20:00:00+00:00"}
+    history = MergerChatHistory(hook, "ann", said_at=lambda message: days[message.content])
+    history.add_messages([HumanMessage(text) for text in days])
+    stored = [hook.recall(text, 1, conversation_id="ann")[0].time for text in days]
+    assert stored == list(days.values())
+
+
 def test_speakers_are_named(hook):
     MergerChatHistory(hook, "ann", speakers={"human": "Ann"}).add_messages(TALK[1:3])
     assert [turn.speaker for turn in hook.contents("ann")] == ["Ann", "ai"]

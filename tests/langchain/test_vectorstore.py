@@ -116,7 +116,7 @@ def test_under_langchains_indexing(app):
     texts = documents()
 
     def run(texts: list[Document], cleanup: str) -> dict[str, int]:
-        return index(texts, records, app.store, cleanup=cleanup, source_id_key="source", key_encoder="sha1")
+        return index(texts, records, app.store, cleanup=cleanup, source_id_key="source")
 
     assert run(texts, "incremental")["num_added"] == len(texts)
     app.assert_current()
