@@ -299,8 +299,8 @@ class Keeping(StoreBase):
             field = state.foreign.edition.reading.group_by
             raise StoreError(
                 f"{len(strays)} of {len(owners)} points in {self._backend.collection!r} belong to no "
-                f"document: they have no text or whole number in the field {field!r} (such as {strays[0]}), so "
-                "that they cannot be merged. Write them with it, or delete them."
+                f"document: they have no text or whole number in the field {field!r} (such as {strays[0]}), "
+                "so that they cannot be merged. Write them with it, or delete them."
             )
         return sorted({name for name in owners.values() if name is not None})
 
