@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,10 @@ def network_config(config: TrainingConfig, dimension: int) -> SynthesizerConfig:
     settings.setdefault("ppe_dim", min(16, dimension - dimension % 2))
     if name == "small" and not {"nhead", "nhead_dims", "layer_dims"} & set(settings):
         settings["nhead"] = _heads(dimension)
+    known = set(inspect.signature(SynthesizerConfig).parameters) - {"kwargs"}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(f"There is no setting network.{unknown[0]}. Known are: {', '.join(sorted(known))}.")
     try:
         return SynthesizerConfig.named(name, **settings)
     except (TypeError, ValueError) as error:

@@ -87,6 +87,7 @@ def run_stage(
                 "Make room and give the same command again: it goes on from the last checkpoint."
             ) from error
         raise
+    trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     network.to("cpu")
     return network
 

@@ -210,6 +210,8 @@ def test_configurations(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=complaint):
             TrainingConfig().replace(**change)
+    with pytest.raises(InputError, match=r"no setting network\.layers"):
+        network_config(TrainingConfig(network={"layers": 3}), 384)
     with pytest.raises(InputError, match="d_model is 384, and the embedder's vectors have 256"):
         network_config(TrainingConfig(network={"d_model": 384}), 256)
     assert network_config(TrainingConfig(), 1000).nhead == 20
