@@ -19,7 +19,7 @@ test: .venv/test/.done
 	TMPDIR=$$scratch OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lowest: .venv/lowest/.done
-	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations tests/langchain tests/stores/test_ranking.py
+	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations tests/langchain/test_history.py tests/langchain/test_vectorstore.py tests/stores/test_ranking.py
 
 check: .venv/test/.done
 	.venv/test/bin/ruff check .
