@@ -1,5 +1,7 @@
 """Fading masses, and a question merged with its conversation, against the formula written out."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -198,18 +200,37 @@ def test_the_better_of_two_scores_keeps_what_the_question_finds_by_itself():
     passages = np.array([towards(topic, subject, 0.99), towards(subject, topic, 0.8)])
     query = merge_question(topic, [subject], gate=HistoryGate(share=1, foreign=1))
     assert (query.vector @ passages.T).argmax() == 1
-    assert (query.queries @ passages.T).max(axis=0).argmax() == 0
+    assert query.scores(passages).argmax() == 0
+
+
+@given(questions, conversations(), st.floats(0, 1))
+def test_scores_are_the_better_cosines_less_what_a_foreign_history_is_doubted(question, conversation, doubt):
+    history, masses, ages = conversation
+    gate = HistoryGate(share=1, foreign=1, doubt=doubt, trusted=(-0.2, 0.4))
+    query = merge_question(question, history, masses=masses, ages=ages, gate=gate)
+    passages = chunk_vectors(23, 20)
+    cosines = query.queries @ normalised(passages).T
+    if query.weight:
+        assert query.doubt == pytest.approx(doubt * np.clip((0.4 - query.cosine) / 0.6, 0, 1), abs=1e-5)
+        cosines[0] -= query.doubt
+    else:
+        assert query.doubt == 0
+    assert query.doubts == (query.doubt, 0.0)[-len(query.queries) :]
+    np.testing.assert_allclose(query.scores(passages * 5), cosines.max(axis=0), atol=1e-5)
+    assert query.scores([]).shape == (0,)
 
 
 # -- the trained gate -------------------------------------------------------------------------------------
 
 
-@given(questions, conversations(), st.floats(-5, 5))
-def test_a_need_scales_the_weight_by_its_probability(question, conversation, bias):
+@given(questions, conversations(), st.floats(-5, 5), st.booleans())
+def test_a_need_scales_the_weight_by_its_probability(question, conversation, bias, squared):
     history, masses, ages = conversation
     weights = chunk_vectors(21, 1)[0].astype(np.float32)
-    need = QuestionNeed(weights, bias, "some model")
-    logit = normalised(question.astype(float)) @ weights + bias
+    products = chunk_vectors(24, DIMENSION).astype(np.float32) if squared else None
+    need = QuestionNeed(weights, bias, "some model", products)
+    unit = normalised(question.astype(float))
+    logit = unit @ weights + bias + (unit @ products @ unit if squared else 0)
     assert need(question * np.float32(3)) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
     plain = HistoryGate(share=1, foreign=1, covered=(0.9, 1.0), brevity=0)
     both = [
@@ -239,18 +260,22 @@ def test_the_bundled_gate_tells_what_needs_its_conversation():
     )
     query = merge_question(embedder.embed_query(leaning[0]), history, gate=gate)
     assert query.weight > 0.2
-    assert (query.queries @ passages.T).max(axis=0).argmax() == 0
+    assert query.scores(passages).argmax() == 0
 
 
 def test_a_gate_is_kept_in_a_folder(tmp_path):
-    need = QuestionNeed(chunk_vectors(22, 1)[0].astype(np.float32), 0.25, "some model")
-    gate = HistoryGate(half_life=np.inf, share=0.4, related=(-0.5, 0.25), brevity=0, need=need)
+    vectors = chunk_vectors(22, DIMENSION + 1).astype(np.float32)
+    need = QuestionNeed(vectors[0], 0.25, "some model", vectors[1:])
+    gate = HistoryGate(
+        half_life=np.inf, share=0.4, related=(-0.5, 0.25), brevity=0, doubt=0.125, trusted=(0, 1), need=need
+    )
     gate.save(tmp_path / "gate", card="A gate.")
     assert (tmp_path / "gate" / "README.md").read_text() == "A gate."
     found = load_gate(tmp_path / "gate")
     np.testing.assert_array_equal(found.need.weights, need.weights)
+    np.testing.assert_array_equal(found.need.products, need.products)
     assert (found.need.bias, found.need.embedder) == (0.25, "some model")
-    for name in ("half_life", "share", "foreign", "related", "covered", "brevity", "shown"):
+    for name in (field.name for field in fields(HistoryGate) if field.name != "need"):
         assert getattr(found, name) == getattr(gate, name)
     for path in (gate.save(tmp_path / "gate"), str(tmp_path / "gate")):
         assert merge_question(QUESTION, HISTORY, gate=load_gate(path)).weight == pytest.approx(
@@ -259,7 +284,7 @@ def test_a_gate_is_kept_in_a_folder(tmp_path):
 
 
 def test_a_damaged_or_missing_gate_is_refused(tmp_path):
-    need = QuestionNeed(np.ones(4, np.float32), 0.0, "some model")
+    need = QuestionNeed(np.ones(4, np.float32), 0.0, "some model", np.ones((4, 4), np.float32))
     folder = HistoryGate(need=need).save(tmp_path / "gate")
     with pytest.raises(ArtefactError, match="no model folder"):
         load_gate(tmp_path / "nowhere")
@@ -270,6 +295,9 @@ def test_a_damaged_or_missing_gate_is_refused(tmp_path):
         write_artefact(folder, {**config, **change}, {"need.safetensors": tensors})
         with pytest.raises(ArtefactError, match=says):
             load_gate(folder)
+    other = QuestionNeed(need.weights, 0.0, "some model", np.full((4, 4), np.nan, np.float32))
+    with pytest.raises(ArtefactError, match="products"):
+        load_gate(HistoryGate(need=other).save(tmp_path / "other"))
     (folder / "need.safetensors").write_bytes(b"")
     with pytest.raises(ArtefactError, match="damaged"):
         load_gate(folder)
@@ -372,6 +400,8 @@ def test_bad_input_is_refused_by_name(arguments, error, says):
         {"foreign": 1.5},
         {"brevity": -1},
         {"shown": 2},
+        {"doubt": -0.1},
+        {"trusted": (0.5, 0.5)},
         {"related": (0.3, 0.1)},
         {"covered": (0.2, 0.2)},
         {"covered": (np.nan, 0.2)},

@@ -12,7 +12,7 @@ import numpy as np
 
 from merger_plugins._artefact import dump_tensors, load_tensors, open_artefact, write_artefact
 from merger_plugins._batching import as_vector, unit
-from merger_plugins._types import Vector, VectorLike
+from merger_plugins._types import Matrix, Vector, VectorLike
 from merger_plugins.conversation.masses import check_half_life
 from merger_plugins.errors import ArtefactError, DimensionError, InputError
 from merger_plugins.mergers.loading import bundled
@@ -25,23 +25,27 @@ USUAL_MASS = 10.0
 
 _BRIEFEST, _LONGEST = 2.5, 40.0
 _KIND, _TENSORS = "gate", "need.safetensors"
+_RANGES = ("related", "covered", "trusted")
 
 
 @dataclass(frozen=True, eq=False)
 class QuestionNeed:
-    """How likely a question needs its conversation, told from its vector: logistic regression.
+    """How likely a question needs its conversation, told from its vector q: the logistic function of
+    qᵀ P q + w q + b.
 
     "How do I apply?" names no topic; "How do I apply for a passport?" does, and an embedding shows it.
 
     Attributes:
-        weights: (d,) float32, for unit vectors.
-        bias: added to the product.
+        weights: w, (d,) float32, for unit vectors.
+        bias: b.
         embedder: name of the embedding model whose vectors it reads.
+        products: P, (d, d) float32, symmetric; None for none.
     """
 
     weights: Vector
     bias: float
     embedder: str
+    products: Matrix | None = None
 
     def __call__(self, question: VectorLike) -> float:
         """A probability, from a raw question vector (d,).
@@ -55,7 +59,10 @@ class QuestionNeed:
                 f"question has dimension {len(vector)}, and this gate reads vectors of {self.embedder}, of "
                 f"dimension {len(self.weights)}. Pass gate=HistoryGate(...), or embed with {self.embedder}."
             )
-        logit = float(vector.astype(np.float64) @ self.weights.astype(np.float64)) + self.bias
+        exact = vector.astype(np.float64)
+        logit = float(exact @ self.weights.astype(np.float64)) + self.bias
+        if self.products is not None:
+            logit += float(exact @ self.products.astype(np.float64) @ exact)
         return float(0.5 * (1 + np.tanh(logit / 2)))
 
 
@@ -70,6 +77,10 @@ class HistoryGate:
     through `related`. The shortest questions leave most unsaid: w is scaled by (10 / tokens)^`brevity`. And
     where there is a `need`, w is scaled by the probability that the question needs its conversation.
 
+    Where the history may be foreign, the merged question should not displace what the question finds by
+    itself: `doubt` is taken from its scores while c is below `trusted`, and less and less of it as c goes
+    through.
+
     `load_gate` gives the gate trained for all-MiniLM-L6-v2. The defaults here read nothing but cosines and
     token counts; their ranges were chosen for all-MiniLM-L6-v2 as well. Where unrelated texts have a cosine
     of 0.7, as in the E5 family, choose others.
@@ -81,6 +92,8 @@ class HistoryGate:
         related, covered: (from, to), cosines.
         brevity: 0 where the question's tokens do not matter.
         shown: the cosine that a query may have with a passage already shown.
+        doubt: a cosine, taken from the scores of the merged question; 0 for none.
+        trusted: (from, to), cosines.
         need: from the question's vector; None for cosines alone.
 
     Raises:
@@ -94,15 +107,17 @@ class HistoryGate:
     covered: tuple[float, float] = (0.15, 0.7)
     brevity: float = 0.25
     shown: float = 0.4
+    doubt: float = 0.0
+    trusted: tuple[float, float] = (0.3, 0.35)
     need: QuestionNeed | None = None
 
     def __post_init__(self) -> None:
         check_half_life(self.half_life)
-        for name in ("share", "foreign", "brevity", "shown"):
+        for name in ("share", "foreign", "brevity", "shown", "doubt"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; it lies between 0 and 1.")
-        for name in ("related", "covered"):
+        for name in _RANGES:
             low, high = getattr(self, name)
             if not -1 <= low < high <= 1:
                 raise InputError(f"{name} is {(low, high)}; it takes two cosines, the lower one first.")
@@ -129,6 +144,15 @@ class HistoryGate:
             raise InputError("This gate judges the question's vector; pass it as question=.")
         return weight * self.need(question)
 
+    def doubts(self, cosine: float) -> float:
+        """What is taken from the merged question's scores, a cosine.
+
+        Args:
+            cosine: of the question with its history.
+        """
+        low, high = self.trusted
+        return self.doubt * min(max((high - cosine) / (high - low), 0.0), 1.0)
+
     def save(self, folder: str | os.PathLike[str], *, card: str | None = None) -> Path:
         """Write a gate with a `need` as a model folder, which `load_gate` reads.
 
@@ -148,7 +172,10 @@ class HistoryGate:
             "bias": self.need.bias,
             "settings": settings,
         }
-        files = {_TENSORS: dump_tensors({"weights": self.need.weights.astype(np.float32)})}
+        tensors = {"weights": self.need.weights.astype(np.float32)}
+        if self.need.products is not None:
+            tensors["products"] = self.need.products.astype(np.float32)
+        files = {_TENSORS: dump_tensors(tensors)}
         return write_artefact(
             folder, config, files if card is None else {**files, "README.md": card.encode()}
         ).path
@@ -183,18 +210,26 @@ def _bundled() -> HistoryGate:
 def _read(folder: Path) -> HistoryGate:
     artefact = open_artefact(folder, kind=_KIND)
     config = artefact.config
-    weights = load_tensors(artefact.read(_TENSORS)).get("weights")
-    if weights is None or weights.shape != (config.get("dimension"),) or not np.isfinite(weights).all():
-        raise ArtefactError(
-            f"{folder / _TENSORS} does not hold {config.get('dimension')} weights. Get it again."
-        )
+    tensors, dimension = load_tensors(artefact.read(_TENSORS)), config.get("dimension")
+    weights, products = tensors.get("weights"), tensors.get("products")
+    if weights is None or weights.shape != (dimension,) or not np.isfinite(weights).all():
+        raise ArtefactError(f"{folder / _TENSORS} does not hold {dimension} weights. Get it again.")
+    if products is not None:
+        if products.shape != (dimension, dimension) or not np.isfinite(products).all():
+            raise ArtefactError(
+                f"{folder / _TENSORS} does not hold {dimension} rows of products. Get it again."
+            )
+        products = products.astype(np.float32)
     try:
         settings: dict[str, Any] = dict(config["settings"])
         if settings.get("half_life", 0) is None:
             settings["half_life"] = float("inf")
-        for name in ("related", "covered"):
-            settings[name] = tuple(settings[name])
-        need = QuestionNeed(weights.astype(np.float32), float(config["bias"]), str(config["embedder"]))
+        for name in _RANGES:
+            if name in settings:
+                settings[name] = tuple(settings[name])
+        need = QuestionNeed(
+            weights.astype(np.float32), float(config["bias"]), str(config["embedder"]), products
+        )
         return HistoryGate(**settings, need=need)
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise ArtefactError(

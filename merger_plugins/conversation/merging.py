@@ -26,11 +26,13 @@ class ConversationQuery:
     Attributes:
         vector: (d,) float32, unit length: search with it as with any raw query vector.
         queries: (1 or 2, d) float32, unit length: `vector`, and the question alone where history was added.
-            Search with both and keep each passage's better score: where the history leads away from
-            everything stored, what the question finds by itself stays on top.
+            Search with both and keep each passage's better score, as `scores` does: where the history leads
+            away from everything stored, what the question finds by itself stays on top.
         weight: the history's part of the merge, 0 (the question alone) to below 1; the question has the rest.
         cosine: of the question with its history; 0 where there is none.
         turns: (n,) float32, each turn's part of the history; they sum to 1.
+        doubt: to be taken from the scores of `vector` before they are compared with those of the question
+            alone: history that may be foreign should not displace what the question finds by itself.
     """
 
     vector: Vector
@@ -38,6 +40,28 @@ class ConversationQuery:
     weight: float
     cosine: float
     turns: Vector
+    doubt: float = 0.0
+
+    @property
+    def doubts(self) -> tuple[float, ...]:
+        """What is to be taken from the scores of each of `queries`."""
+        return (self.doubt, 0.0)[-len(self.queries) :]
+
+    def scores(self, passages: MatrixLike) -> NDArray[np.float32]:
+        """How well passages answer: the better of their cosines with `queries`, less the doubts.
+
+        Args:
+            passages: (n, d) raw vectors; n may be 0.
+
+        Returns:
+            (n,) float32, larger is better.
+
+        Raises:
+            InputError: as `merge_question`.
+        """
+        cosines = self.queries @ _rows(passages, self.queries.shape[1], "passages").T
+        best: NDArray[np.float32] = (cosines - np.array(self.doubts)[:, None]).max(axis=0).astype(np.float32)
+        return best
 
 
 def merge_question(
@@ -117,6 +141,7 @@ def merge_question(
         weight=length / (1 + length),
         cosine=cosine,
         turns=shares.astype(np.float32),
+        doubt=gate.doubts(cosine) if length else 0.0,
     )
 
 

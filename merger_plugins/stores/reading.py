@@ -75,7 +75,7 @@ class Reading(StoreBase):
         Args:
             query: a text, a raw query vector (d,), or what `merged_question` or
                 `merger_plugins.merge_question` makes of one and a conversation: it is searched with all of
-                its `queries`, and a hit has the better of its scores.
+                its `queries`, and a hit has the better of its scores, less its `doubts`.
             k: how many at the most.
             level: see above.
             filter: metadata that hits must have, as a mapping of key -> value or list of values, or the
@@ -83,7 +83,7 @@ class Reading(StoreBase):
             documents: ids of documents, of which hits must belong to one.
             conversation: id of a stored conversation in which the query is asked: it is merged with the last
                 turns, as far as it needs them (`merger_plugins.merge_question`), and searched merged and
-                alone; a hit has the better of its two scores.
+                alone; a hit has the better of its two scores, less what the history is doubted.
             history: how many turns those are at the most.
             shown: what becomes of stored chunks that those turns repeat, word for word or nearly, as replies
                 that quote passages do: ``"keep"`` takes no notice; ``"away"`` turns the merged question away
@@ -107,7 +107,7 @@ class Reading(StoreBase):
         if level != "chunk":
             self._check_merged(level)
         checked_level(level, contextual=state.contextual)
-        vectors = self._vectors_of(query)
+        vectors, doubts = self._vectors_of(query)
         choice = checked_shown(shown, level)
         if state.layout is None:
             return []
@@ -120,13 +120,16 @@ class Reading(StoreBase):
             turns = self._last_turns(conversation, history)
             repeated = [] if choice == "keep" else shown_chunks(state.chunks(), turns, conversation, where)
             asked = self._follow_up(query, vectors[0], turns, away=repeated if choice == "away" else ())
-            vectors = list(asked.queries)
+            vectors, doubts = list(asked.queries), asked.doubts
             if choice == "skip":
                 without = {*repeated, *(point.id for turn in turns for point in turn)}
+        weights = weights or FusionWeights()
+        if level == "fused":  # whose scores are no cosines but sums of them
+            doubts = [doubt * weights.total for doubt in doubts]
         options: dict[str, Any] = {
             "where": where,
             "without": without,
-            "weights": weights or FusionWeights(),
+            "weights": weights,
             "per_document": group_by_document,
             "oversampling": oversampling,
         }
@@ -135,7 +138,7 @@ class Reading(StoreBase):
             if level != "chunk":
                 state.check()
             found = [search(self._backend, state.chunks(), each, k, level, **options) for each in vectors]
-            hits = found[0] if len(found) == 1 else best_hits(found, k, per_document=group_by_document)
+            hits = best_hits(found, doubts, k, per_document=group_by_document)
             if level == "chunk" or not (state.renewed(before) or (not any_merged(hits) and state.switched())):
                 return hits
 
@@ -169,14 +172,16 @@ class Reading(StoreBase):
                 raise InputError(f"{name} is {value!r}; it takes a number from 1 on.")
         state = self._state.open()
         self._check_merged("document")
-        vectors = self._vectors_of(query)
+        vectors, doubts = self._vectors_of(query)
         if state.layout is None or state.settings is None:
             return []
         where = Where(filter=filter)
         while True:
             before = state.settings
             state.check()
-            hits = passages(self._backend, state.chunks(), vectors, k, where=where, per_document=per_document)
+            hits = passages(
+                self._backend, state.chunks(), vectors, doubts, k, where=where, per_document=per_document
+            )
             if not (state.renewed(before) or (not hits and state.switched())):
                 return hits
 
@@ -340,10 +345,13 @@ class Reading(StoreBase):
         shown = [point.vector for point in stored.values() if point.vector is not None]
         return follow_up(vector, mass, turns, gate, np.stack(shown) if shown else None)
 
-    def _vectors_of(self, query: str | VectorLike | ConversationQuery) -> list[Vector]:
-        """What to search with, of the collection's dimension where there is one."""
-        rows = query.queries if isinstance(query, ConversationQuery) else [query]
-        return [self._vector_of(row) for row in rows]
+    def _vectors_of(
+        self, query: str | VectorLike | ConversationQuery
+    ) -> tuple[list[Vector], Sequence[float]]:
+        """What to search with, of the collection's dimension where there is one, and the doubt about each."""
+        if isinstance(query, ConversationQuery):
+            return [self._vector_of(row) for row in query.queries], query.doubts
+        return [self._vector_of(query)], (0.0,)
 
     def _check_merged(self, level: str) -> None:
         """Refuse a search of merged vectors where there are chunks and nothing was merged."""

@@ -44,6 +44,11 @@ class FusionWeights:
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(f"{name} is {value}; a weight is a number from 0 on.")
 
+    @property
+    def total(self) -> float:
+        """The score of a chunk whose cosines are all 1."""
+        return self.chunk + self.section + self.root
+
 
 @dataclass(frozen=True)
 class ScoreParts:
@@ -148,6 +153,7 @@ def passages(
     backend: Backend,
     chunks: ChunkPoints,
     queries: Sequence[Vector],
+    doubts: Sequence[float],
     k: int,
     *,
     where: Where,
@@ -155,7 +161,8 @@ def passages(
 ) -> list[Hit]:
     """At most k chunks of the best documents, of each its best ones in reading order.
 
-    See `MergedStore.passages`. Of several queries, the one nearest to a document or chunk counts.
+    See `MergedStore.passages`. Of several queries, the one nearest to a document or chunk counts, less its
+    doubt.
     """
     contextual = chunks.contextual
     among = Where({**_ROOTS, **chunks.match})
@@ -171,11 +178,11 @@ def passages(
         among = replace(among, documents=sorted(name for name in names if name is not None))
     hits: list[Hit] = []
     roots = [backend.nearest("merged", query, k, among, payload=["document_id"]) for query in queries]
-    for root in _nearest_of(roots, k):
+    for root in _nearest_of(roots, doubts, k):
         inside = replace(where, documents=[root.point.payload["document_id"]])
         some = min(per_document, k - len(hits))
         found = _nearest_of(
-            [chunks.nearest(query, some, inside, contextual=contextual) for query in queries], some
+            [chunks.nearest(query, some, inside, contextual=contextual) for query in queries], doubts, some
         )
         places = chunks.positions([scored.point for scored in found])
         own = [
@@ -193,12 +200,13 @@ def passages(
     return hits
 
 
-def _nearest_of(found: Sequence[Sequence[Scored]], k: int) -> Sequence[Scored]:
-    """The k best points of several searches, a point of several by its best score."""
+def _nearest_of(found: Sequence[Sequence[Scored]], doubts: Sequence[float], k: int) -> Sequence[Scored]:
+    """The k best points of several searches, a point of several by its best score less the search's doubt."""
     if len(found) == 1:
         return found[0][:k]
+    every = [(one.score - doubt, one) for own, doubt in zip(found, doubts, strict=True) for one in own]
     best: dict[str, Scored] = {}
-    for scored in sorted((one for own in found for one in own), key=lambda one: -one.score):
+    for _, scored in sorted(every, key=lambda pair: -pair[0]):
         best.setdefault(scored.point.id, scored)
     return list(best.values())[:k]
 
@@ -218,8 +226,9 @@ def checked_level(level: str, *, contextual: bool) -> None:
         raise InputError(f"level is {level!r}; choose one of {', '.join(get_args(SearchLevel))}.")
     if level == "contextual" and not contextual:
         raise InputError(
-            "This store has no contextual chunk vectors. Make a new collection with contextual=True, or "
-            "search the level 'chunk' or 'fused'."
+            "This store has no contextual chunk vectors. Make a new collection with contextual=True, call "
+            "backfill(contextual='companion', anew=True) where another application wrote it, or search "
+            "the level 'chunk' or 'fused'."
         )
 
 
@@ -260,9 +269,15 @@ def _fused(
     return (_best_of_each(hits) if per_document else hits)[:k]
 
 
-def best_hits(found: Iterable[Sequence[Hit]], k: int, *, per_document: bool) -> list[Hit]:
-    """The k best hits of several searches, a hit of several by its best score."""
-    hits = sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.score)
+def best_hits(
+    found: Sequence[Sequence[Hit]], doubts: Sequence[float], k: int, *, per_document: bool
+) -> list[Hit]:
+    """The k best hits of several searches, a hit of several by its best score less the search's doubt."""
+    if len(found) == 1:
+        return list(found[0])
+    each = zip(found, doubts, strict=True)
+    hits = [replace(hit, score=hit.score - doubt) for own, doubt in each for hit in own]
+    hits.sort(key=lambda hit: -hit.score)
     by_id: dict[str, Hit] = {}
     for hit in hits:
         by_id.setdefault(hit.id, hit)

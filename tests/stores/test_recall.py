@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from merger_plugins.chroma import ChromaStore
 from merger_plugins.conversation import ConversationQuery
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.qdrant import AsyncQdrantStore, QdrantStore
+from merger_plugins.stores import FusionWeights
 from tests.stores.support import DIMENSION, HashingEmbedder, documents, informed
 from tests.strategies import chunk_vectors
 
@@ -297,13 +300,15 @@ def test_a_merged_question_searches_another_store():
     store = QdrantStore(":memory:", "docs", merger=MeanMerger())
     for name, vectors in documents(12, 4, 15, 30).items():
         store.ingest(name, vectors=vectors)
-    asked = chats.merged_question(own[6], "ann")
+    asked = chats.merged_question(own[6], "ann", gate=HistoryGate(doubt=0.1, trusted=(0.9, 1)))
+    assert asked.doubts == (pytest.approx(0.1, abs=0.01), 0)
     for level in ("chunk", "section", "document", "fused"):
         found = store.search(asked, 5, level)
-        each = [store.search(row, 50, level) for row in asked.queries]
+        total = FusionWeights().total if level == "fused" else 1
         best: dict[str, float] = {}
-        for hit in (hit for hits in each for hit in hits):
-            best[hit.id] = max(best.get(hit.id, -1.0), hit.score)
+        for row, doubt in zip(asked.queries, asked.doubts, strict=True):
+            for hit in store.search(row, 50, level):
+                best[hit.id] = max(best.get(hit.id, -1.0), hit.score - doubt * total)
         expected = sorted(best.values(), reverse=True)[:5]
         np.testing.assert_allclose([hit.score for hit in found], expected, atol=1e-6)
     assert len(store.passages(asked, 6, per_document=2)) == 6
@@ -319,3 +324,6 @@ def test_passages_of_two_queries_are_the_best_of_both():
     both = np.stack([texts["d0"].mean(axis=0), texts["d2"].mean(axis=0)]).astype(np.float32)
     asked = ConversationQuery(both[0], both, 0.5, 0.0, np.zeros(0, np.float32))
     assert {hit.document_id for hit in store.passages(asked, 4, per_document=2)} == {"d0", "d2"}
+    doubted = store.passages(replace(asked, doubt=2.0), 40, per_document=40)
+    alone = store.passages(both[1], 40, per_document=40)
+    assert [hit.id for hit in doubted] == [hit.id for hit in alone]
