@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -62,7 +63,7 @@ class MergerVectorStore(VectorStore):
         self.vectorstore = vectorstore
         self.hook = hook
         self._options = backfill or {}
-        self._turn = asyncio.Lock()  # an embedded client cannot be written to and read at once
+        self._turns = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("vectorstore", "hook"):  # not there yet, as while being copied
@@ -111,7 +112,7 @@ class MergerVectorStore(VectorStore):
 
     async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
         """As `add_documents`, by the wrapped store's own coroutine."""
-        async with self._turn:
+        async with self._turn():
             before = await called(self.hook, "documents_of", _ids_of(documents, kwargs))
             ids = await self.vectorstore.aadd_documents(documents, **kwargs)
             await self._arefresh(before, ids)
@@ -126,7 +127,7 @@ class MergerVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """As `add_texts`, by the wrapped store's own coroutine."""
-        async with self._turn:
+        async with self._turn():
             before = await called(self.hook, "documents_of", ids or [])
             added = await self.vectorstore.aadd_texts(texts, metadatas, ids=ids, **kwargs)
             await self._arefresh(before, added)
@@ -134,7 +135,7 @@ class MergerVectorStore(VectorStore):
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """As `delete`, by the wrapped store's own coroutine."""
-        async with self._turn:
+        async with self._turn():
             before = await called(self.hook, "documents_of", ids or [])
             deleted = await self.vectorstore.adelete(ids, **kwargs)
             await self._arefresh(before if ids else None, [])
@@ -266,6 +267,10 @@ class MergerVectorStore(VectorStore):
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         return await self.vectorstore._asimilarity_search_with_relevance_scores(query, k, **kwargs)
+
+    def _turn(self) -> asyncio.Lock:
+        """Coroutines take turns, as an embedded client cannot be written to and read at once."""
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def _documents_of(self, ids: Sequence[Any], *, each: bool = False) -> list[str]:
         hook = plain(self.hook, "aadd_documents() and adelete()")

@@ -145,6 +145,21 @@ async def test_awaited(app):
     assert app.hook.contents("lighthouse")[0].text == "Fog."
 
 
+def test_additions_in_one_event_loop_after_another(app):
+    async def add(loop: int) -> None:
+        some = [
+            Document(
+                page_content=f"{loop} {number}", metadata={"source": "fog", "start_index": 9 * loop + number}
+            )
+            for number in range(3)
+        ]
+        await asyncio.gather(*(app.store.aadd_documents([one]) for one in some))
+
+    for loop in range(2):
+        asyncio.run(add(loop))
+    assert [chunk.text for chunk in app.hook.contents("fog")] == ["0 0", "0 1", "0 2", "1 0", "1 1", "1 2"]
+
+
 async def test_additions_side_by_side(app):
     app.store.add_documents(documents())
     more = [
