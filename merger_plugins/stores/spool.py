@@ -15,7 +15,6 @@ from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -103,7 +102,6 @@ class Spool:
                 "scratch= (--scratch)."
             ) from error
         self._file = (Path(self._folder.name) / "vectors").open("w+b", buffering=0)
-        self._reading = Lock()
         self._db = sqlite3.connect(
             Path(self._folder.name) / "chunks",
             isolation_level=None,
@@ -264,17 +262,16 @@ class Spool:
         return found is not None
 
     def vectors(self, rows: Sequence[int]) -> Matrix:
-        """(n, d) float32, the vectors in these rows; several threads may ask."""
+        """(n, d) float32, the vectors in these rows."""
         matrix: NDArray[np.float32] = np.empty((len(rows), self.dimension), "<f4")
         size = 4 * self.dimension
         data = matrix.data.cast("B")
         ends = [*np.flatnonzero(np.diff(np.asarray(rows)) != 1) + 1, len(rows)]
         start = 0
-        with self._reading:
-            for end in ends:  # rows that follow one another are read at once
-                self._file.seek(rows[start] * size)
-                self._file.readinto(data[start * size : end * size])
-                start = end
+        for end in ends:  # rows that follow one another are read at once
+            self._file.seek(rows[start] * size)
+            self._file.readinto(data[start * size : end * size])
+            start = end
         return matrix
 
     def _sorted_keys(self) -> list[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -23,9 +21,6 @@ from merger_plugins.stores.weaving import Weaver, Woven
 
 _FLOATS_OF_SUMS = 16_000_000
 """For the sums of documents while their chunks come mixed: 128 MB, of which only what is used is taken."""
-
-_SHARES = 2
-"""Threads that calibrate, each with sums of its own; always as many, as sums depend on their order."""
 
 
 @dataclass(frozen=True)
@@ -156,24 +151,13 @@ class Workshop:
             self._statistics = self._mixed.statistics()
             yield self.spool.chunks
             return
-        shares = [CalibrationStatistics(self.spool.dimension) for _ in range(_SHARES)]
-        parts = (
-            part
-            for batch in batches(self.spool.rows(), self.spool.dimension)
-            for part in _parts(batch, self.spool.dimension)
-        )
-
-        def add(share: CalibrationStatistics, part: list[list[int]]) -> int:
-            rows = [row for own in part for row in own]
-            share.update_many(self.spool.vectors(rows), [len(own) for own in part])
-            return len(rows)
-
         done = 0
-        with ThreadPoolExecutor(_SHARES) as threads:
-            while some := list(islice(parts, _SHARES)):
-                done += sum(threads.map(add, shares, some))
-                yield done
-        self._statistics = sum(shares[1:], shares[0])
+        for batch in batches(self.spool.rows(), self.spool.dimension):
+            for part in _parts(batch, self.spool.dimension):
+                rows = [row for own in part for row in own]
+                self._statistics.update_many(self.spool.vectors(rows), [len(own) for own in part])
+                done += len(rows)
+            yield done
 
     def statistics(self) -> CalibrationStatistics:
         """What `calibrating` gathered."""
