@@ -288,8 +288,10 @@ def test_the_trained_gate_is_for_the_bundled_embedder():
         )
         merged = store.merged_question(question, "holiday")
         assert merged.weight == pytest.approx(expected.weight, abs=1e-4)
-        other = store.merged_question(question, "holiday", gate=HistoryGate())
-        assert abs(other.weight - expected.weight) > 1e-3
+        assert merged.doubt == pytest.approx(expected.doubt, abs=1e-4)
+        other = store.merged_question(question, "holiday", gate=HistoryGate(share=0.3))
+        assert abs(other.weight - expected.weight) > 0.1
+        assert other.doubt < expected.doubt
 
 
 def test_a_merged_question_searches_another_store():
