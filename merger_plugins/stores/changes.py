@@ -11,7 +11,7 @@ A document without a root has a claim in its place while it is made or deleted, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from merger_plugins.errors import ConflictError, StoreError
@@ -120,6 +120,16 @@ def is_claim(point: Point) -> bool:
 def is_deletion(point: Point) -> bool:
     """Whether it stands for a document that is being deleted."""
     return is_claim(point) and point.payload["act"] == "delete"
+
+
+def given_up(root: Point) -> Point:
+    """A root with a change that cannot be completed, as that of an ingestion that was interrupted.
+
+    What was written of the change may stand beside what was there before it, so that only an ingestion of the
+    document, or its deletion, puts it right.
+    """
+    payload = {key: value for key, value in root.payload.items() if key != "pending"}
+    return replace(root, payload={**payload, "content": "", "writing": True})
 
 
 def tree_of(point: Point | None) -> tuple[int, Gaps]:

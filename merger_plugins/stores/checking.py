@@ -13,22 +13,22 @@ from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores.backend import Point, Shelf, Where
 from merger_plugins.stores.changes import (
     Change,
-    claim,
     complete,
     finish_deletion,
+    given_up,
     is_claim,
     is_deletion,
     tree_of,
 )
-from merger_plugins.stores.commits import alone, next_version, sealed, stamped, swapped, version_of
+from merger_plugins.stores.commits import alone, next_version, sealed, swapped, version_of
 from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.fading import FADED
 from merger_plugins.stores.nodes import Head
 from merger_plugins.stores.places import Gaps, filled, is_empty
 from merger_plugins.stores.planning import whole
-from merger_plugins.stores.records import METADATA, TURN, content_hash, unpack
+from merger_plugins.stores.records import METADATA, unpack
+from merger_plugins.stores.recovering import RECOVER, recover
 from merger_plugins.stores.settings import Settings, check
-from merger_plugins.stores.sittings import SITTING, Last
 from merger_plugins.stores.upkeep import remake
 
 TOLERANCE = 1e-5
@@ -36,7 +36,7 @@ TOLERANCE = 1e-5
 
 _ROOT = ("document_id", "position", "stop", "mass", "count", "content", "source", "writing", METADATA)
 _AT_ONCE = 256
-_RECOVER = "recover"
+_LOST = "not in the store; repair() and ingest the document again, or replace() or remove() it"
 SHELVES: tuple[Shelf, ...] = ("chunks", "merged")
 
 ProblemKind = Literal["missing", "wrong", "stray", "unfinished", "fingerprint", "outdated"]
@@ -137,6 +137,7 @@ def _of_documents(desk: Desk, roots: list[Point]) -> Iterator[Problem]:
     for root in roots:
         if _is_unfinished(root):
             yield _unfinished(root)
+            yield from _lost_for_good(desk, root)
     chunk_ids, section_ids = [], []
     for root in clean:
         places, gaps = tree_of(root)
@@ -167,6 +168,21 @@ def _unfinished(root: Point) -> Problem:
     return Problem("unfinished", document_id, None, None, detail, root.id)
 
 
+def _lost_for_good(desk: Desk, root: Point) -> Iterator[Problem]:
+    """Chunks that are missing, and that the pending change does not bring."""
+    change = Change.of(root)
+    if change is None or is_claim(root):
+        return
+    places, gaps = tree_of(root)
+    name = root.payload["document_id"]
+    ids = {desk.ids.chunk(name, p): p for p in filled(gaps, 0, places) if p not in change.chunks}
+    found = desk.backend.fetch("chunks", list(ids), payload=False, vectors=True)
+    lost = [p for point_id, p in ids.items() if point_id not in found or found[point_id].vector is None]
+    now = desk.backend.fetch("merged", [root.id], payload=["version"]).get(root.id) if lost else None
+    if now is not None and version_of(now) == version_of(root):
+        yield from (Problem("missing", name, 0, place, _LOST, shelf="chunks") for place in lost)
+
+
 def _of_document(
     desk: Desk, root: Point, chunks: Mapping[str, Point], sections: Mapping[str, Point]
 ) -> Iterator[Problem]:
@@ -179,8 +195,7 @@ def _of_document(
         point = chunks.get(desk.ids.chunk(name, place))
         if point is None or point.vector is None or "mass" not in point.payload:
             missing = True
-            detail = "not in the store; repair() and ingest the document again, or replace() or remove() it"
-            yield Problem("missing", name, 0, place, detail, shelf="chunks")
+            yield Problem("missing", name, 0, place, _LOST, shelf="chunks")
             continue
         slots[place] = point
         if (point.payload.get("document_id"), point.payload.get("position")) != (name, place):
@@ -356,8 +371,8 @@ def _repair(desk: Desk, name: str, problems: Iterable[Problem]) -> None:
         if root is not None and is_claim(root) and change is not None:
             complete(desk, root, change)
             return
-        if root is None or (is_claim(root) and root.payload["act"] == _RECOVER):
-            _recover(desk, name, root)
+        if root is None or (is_claim(root) and root.payload["act"] == RECOVER):
+            recover(desk, name, root)
             return
         if is_claim(root) or root.payload["writing"]:
             return
@@ -368,7 +383,9 @@ def _repair(desk: Desk, name: str, problems: Iterable[Problem]) -> None:
             if ids:
                 desk.backend.delete(shelf, ids, below=version_of(root))
         lost = any(p.kind == "missing" and p.level == 0 for p in problems)
-        if lost:  # or else the next ingestion of the same text would find that there is nothing to do
+        if lost and change is not None:
+            swapped(desk.backend, sealed(given_up(root), next_version(root)), root)
+        elif lost:  # or else the next ingestion of the same text would find that there is nothing to do
             swapped(desk.backend, sealed(root, next_version(root), {"content": ""}), root)
         elif any(p.kind != "stray" for p in problems):
             for problem in problems:
@@ -385,54 +402,3 @@ def _rename(desk: Desk, problem: Problem) -> None:
         payload = {**point.payload, "document_id": problem.document_id, "position": problem.position}
         named = Point(point.id, payload, point.vector, point.contextual)
         desk.backend.write("chunks", [named], below=version_of(point))
-
-
-def _recover(desk: Desk, name: str, before: Point | None) -> None:
-    """Make chunks that lost their root a document again, and drop sections that lost all their chunks."""
-    own = Where({"document_id": name})
-    scanned = desk.backend.scan("chunks", own, payload=["position"])
-    ids = [p.id for p in scanned if p.id == desk.ids.chunk(name, p.payload.get("position", -1))]
-    chunks = {p.payload["position"]: p for p in desk.backend.fetch("chunks", ids, vectors=True).values()}
-    version = next_version(*([] if before is None else [before]))
-    if not chunks:
-        desk.backend.delete_document("merged", name, below=version)
-        return
-    claimed = sealed(claim(desk, name, _RECOVER), version)
-    if not swapped(desk.backend, claimed, before):
-        return  # somebody is at work there
-    places = max(chunks) + 1
-    slots = [chunks.get(place) for place in range(places)]
-    points = [point for point in slots if point is not None]
-    payloads = [point.payload for point in points]
-    metadata = {
-        key: value
-        for key, value in payloads[0][METADATA].items()
-        if all(payload[METADATA].get(key) == value for payload in payloads)
-    }
-    gaps = _gaps(slots)
-    conversation = any({"speaker", TURN, SITTING} & payload.keys() for payload in payloads)
-    head = Head(
-        name,
-        content_hash(payloads, f"{gaps}" if gaps else ""),
-        conversation,
-        metadata,
-        gaps=gaps,
-        last=Last.among(payloads) if conversation else None,
-        half_life=desk.half_life if conversation else None,
-    )
-    plan = whole(desk.ids, desk.merger, head, slots, contextual=desk.contextual)
-    if desk.contextual:
-        desk.backend.write("chunks", stamped(plan.chunks, version), below=version)
-    *sections, root = plan.merged
-    desk.backend.write("merged", stamped(sections, version), below=version)
-    swapped(desk.backend, sealed(root, version + 1), claimed)
-
-
-def _gaps(slots: list[Point | None]) -> Gaps:
-    gaps: list[tuple[int, int]] = []
-    for place, point in enumerate(slots):
-        if point is None and gaps and gaps[-1][1] == place:
-            gaps[-1] = (gaps[-1][0], place + 1)
-        elif point is None:
-            gaps.append((place, place + 1))
-    return tuple(gaps)

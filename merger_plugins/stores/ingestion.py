@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 from merger_plugins._types import Vector
 from merger_plugins.errors import StoreError
 from merger_plugins.stores.backend import Point, Swap
-from merger_plugins.stores.changes import Change, claim, is_claim, is_deletion, settled, sweep
+from merger_plugins.stores.changes import (
+    Change,
+    claim,
+    given_up,
+    is_claim,
+    is_deletion,
+    settled,
+    sweep,
+)
 from merger_plugins.stores.commits import (
     ABANDONED,
     Tries,
@@ -130,7 +138,12 @@ def _looked_up(desk: Desk, documents: Sequence[Prepared], tries: Tries) -> list[
         job = _Job(document, content_hash(piece.payload for piece in document.pieces))
         job.root = root = roots.get(root_id)
         if root is not None and (Change.of(root) is not None or is_deletion(root)):
-            job.root, _ = settled(desk, document.id, tries, found=root)
+            try:
+                job.root, _ = settled(desk, document.id, tries, found=root)
+            except StoreError as error:
+                if type(error) is not StoreError or is_claim(root):
+                    raise
+                job.root, job.unfinished = given_up(root), True  # it lacks a chunk, which comes with this
         elif root is not None and (is_claim(root) or root.payload["writing"]):
             job.unfinished = True
             if tries.waited(root, ABANDONED):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from merger_plugins import MeanMerger
-from merger_plugins.errors import FingerprintError
+from merger_plugins.errors import ConflictError, FingerprintError, StoreError, StoreUnavailableError
 from merger_plugins.qdrant import QdrantBackend
 from merger_plugins.stores import MergedStore
 from merger_plugins.stores.backend import Point
-from tests.stores.support import DIMENSION, assert_document, informed, merged, stored
+from tests.stores.support import DIMENSION, FailingBackend, assert_document, informed, merged, stored
 from tests.strategies import NarrowMean, chunk_vectors
 
 VECTORS = chunk_vectors(1, 30, DIMENSION)
@@ -144,6 +144,34 @@ def test_a_missing_chunk_is_left_for_its_owner(client, store):
     store.remove("a", 7)
     assert_document(client, NarrowMean(), "a", VECTORS, empty=[7])
     assert not list(store.verify())
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_a_chunk_is_lost_while_a_change_is_pending(client, store, repaired):
+    failing = FailingBackend(client)
+    failing.changes_left = 1
+    with pytest.raises(StoreUnavailableError):
+        MergedStore(failing, merger=NarrowMean()).append("b", VECTORS[0])
+    store._backend.delete("chunks", [chunk(client, "b", 3).id])
+    turn(("a", "section", 1, 6))(store, client)
+    found = [(p.kind, p.document_id, p.level, p.position) for p in store.verify()]
+    assert sorted(found, key=str) == [
+        ("missing", "b", 0, 3),
+        ("unfinished", "b", None, None),
+        ("wrong", "a", 1, 6),
+    ]
+    with pytest.raises(StoreError, match="ingest the document again"):
+        store.append("b", VECTORS[1])
+    if repaired:
+        (left,) = store.repair()
+        assert (left.kind, left.document_id) == ("unfinished", "b")
+        assert "ingest it again, or delete it" in left.detail
+        with pytest.raises(ConflictError):
+            store.append("b", VECTORS[1])
+    assert not store.ingest("b", vectors=OTHER).unchanged
+    assert not (store.repair() if not repaired else list(store.verify()))
+    assert_document(client, NarrowMean(), "a", VECTORS)
+    assert_document(client, NarrowMean(), "b", OTHER)
 
 
 def test_contextual_vectors_of_another_merger_are_found(client):
