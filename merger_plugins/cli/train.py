@@ -70,9 +70,9 @@ def command(
     interrupted = "The same command goes on from the last shard or checkpoint."
     with running("train", as_json=as_json, interrupted=interrupted) as output_:
         from merger_plugins.training.config import read_config
-        from merger_plugins.training.estimate import estimate
+        from merger_plugins.training.estimate import check_space, estimate
         from merger_plugins.training.preparing import prepare
-        from merger_plugins.training.train import check_folder, train_prepared
+        from merger_plugins.training.train import check_folder, finished, train_prepared
 
         stated: dict[str, Any] = {
             "texts": texts and [_absolute(text) for text in texts],
@@ -88,15 +88,18 @@ def command(
         changes = {name: value for name, value in stated.items() if value is not None}
         settings = read_config(config).replace(**changes)
         check_folder(settings)
-        with output_.waiting("reading the texts"):
-            prepared = prepare(settings)
-        with output_.waiting("measuring how long it will take"):
-            expected = estimate(prepared)
-        _print_estimate(output_, prepared, expected)
-        if estimate_only:
-            return
-        with ExitStack() as bars:
-            trained = train_prepared(prepared, report=_Bars(output_, bars))
+        trained = finished(settings)
+        if trained is None:
+            with output_.waiting("reading the texts"):
+                prepared = prepare(settings)
+            with output_.waiting("measuring how long it will take"):
+                expected = estimate(prepared)
+            _print_estimate(output_, prepared, expected)
+            check_space(expected, Path(settings.output))
+            if estimate_only:
+                return
+            with ExitStack() as bars:
+                trained = train_prepared(prepared, report=_Bars(output_, bars))
         output_.document.update(
             folder=str(trained.folder),
             model=str(trained.model),

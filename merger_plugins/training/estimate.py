@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.embedders import MiniLMEmbedder
+from merger_plugins.errors import TrainingError
 from merger_plugins.training.data.articles import Article
 from merger_plugins.training.data.bases import Base
 from merger_plugins.training.data.batches import Batches
@@ -90,6 +92,21 @@ def estimate(prepared: Prepared) -> Estimate:
         disk=round(2 * vectors * base.dimension) + 3 * _BYTES_OF_A_WEIGHT * parameters,
         parameters=parameters,
     )
+
+
+def check_space(expected: Estimate, folder: Path) -> None:
+    """Refuse to begin what cannot be finished.
+
+    Raises:
+        TrainingError: the file system of the folder has less room than the estimate says.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < expected.disk:
+        raise TrainingError(
+            f"The training needs about {expected.disk / 1e6:,.0f} MB, and {there} has {free / 1e6:,.0f} MB "
+            "left. Make room, or choose another output and shards."
+        )
 
 
 def _all(texts: Texts) -> list[str]:

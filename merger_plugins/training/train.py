@@ -110,13 +110,33 @@ def check_folder(config: TrainingConfig) -> None:
         raise TrainingError(f"{folder} holds files of something else. Train into another folder.")
 
 
+def finished(config: TrainingConfig) -> Trained | None:
+    """What the run's folder holds, where the training is finished.
+
+    Raises:
+        TrainingError: its table is damaged.
+    """
+    folder = Path(config.output)
+    if not (folder / RESULTS).is_file():
+        return None
+    try:
+        rows = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["figures"]
+        figures = {name: Figures.from_dict(row) for name, row in rows.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{folder / RESULTS} is damaged ({error!r}). Delete it: the same command makes it again."
+        ) from error
+    return Trained(folder, folder / MODEL, figures)
+
+
 def train_prepared(prepared: Prepared, *, report: Report = silent) -> Trained:
     """As `train`, of what `prepare` gave."""
     config = prepared.config
     check_folder(config)
     folder = Path(config.output)
-    if (folder / RESULTS).is_file():
-        return _finished(folder)
+    already = finished(config)
+    if already:
+        return already
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
@@ -192,17 +212,6 @@ def table_mergers(
     closed = load_merger() if bundled else CalibratedMerger(dimension=prepared.base.dimension)
     mergers = {"mean": MeanMerger(), "calibrated": calibrated_on(closed, held_out)}
     return mergers | ({SYNTHESIZER: synthesizer} if synthesizer else {})
-
-
-def _finished(folder: Path) -> Trained:
-    try:
-        rows = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["figures"]
-        figures = {name: Figures.from_dict(row) for name, row in rows.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{folder / RESULTS} is damaged ({error!r}). Delete it: the same command makes it again."
-        ) from error
-    return Trained(folder, folder / MODEL, figures)
 
 
 def _write_results(

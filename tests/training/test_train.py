@@ -18,7 +18,7 @@ from merger_plugins.errors import InputError, TrainingError  # noqa: E402
 from merger_plugins.training.config import RECIPES, TenToOne, TrainingConfig, read_config  # noqa: E402
 from merger_plugins.training.data.batches import Batches  # noqa: E402
 from merger_plugins.training.data.corpus import Corpus  # noqa: E402
-from merger_plugins.training.estimate import estimate  # noqa: E402
+from merger_plugins.training.estimate import check_space, estimate  # noqa: E402
 from merger_plugins.training.network import Synthesizer, SynthesizerConfig  # noqa: E402
 from merger_plugins.training.preparing import network_config, prepare  # noqa: E402
 from merger_plugins.training.stages import FINAL, LOG, last_checkpoint, run_stage  # noqa: E402
@@ -189,6 +189,9 @@ def test_the_estimate_counts_what_is_embedded_then(tmp_path: Path, settings: Tra
     assert expected.seconds > 0
     nothing = estimate(prepared)
     assert (nothing.articles, nothing.texts, nothing.calls, nothing.embedding_seconds) == (0, 0, 0, 0.0)
+    check_space(expected, tmp_path / "not" / "there")
+    with pytest.raises(TrainingError, match="needs about 1,000,000,000,000 MB"):
+        check_space(replace(expected, disk=10**18), tmp_path)
 
 
 def test_configurations(tmp_path: Path) -> None:
