@@ -7,9 +7,9 @@ from merger_plugins.qdrant import QdrantStore
 from tests.llama_index.apps import KINDS, App, WordModel, app
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def apps() -> dict[str, App]:
-    """Read only; the hooks over Qdrant and Chroma are back-filled."""
+    """Read only; the hooks over Qdrant and Chroma are back-filled. Of a module, as what Chroma shares is."""
     made = {kind: app(kind) for kind in KINDS}
     for kind in ("qdrant", "chroma"):
         with made[kind].hook() as hook:
