@@ -129,7 +129,7 @@ def open_artefact(folder: str | os.PathLike[str], *, kind: str | None = None) ->
     path = Path(folder)
     if not path.is_dir():
         raise ArtefactError(f"There is no model folder at {path}. Check the path, or download it.")
-    config = _read_json(path / CONFIG)
+    config = read_json(path / CONFIG)
     written = config.get("format")
     if not isinstance(written, int) or isinstance(written, bool) or written < 1:
         raise ArtefactError(
@@ -142,7 +142,7 @@ def open_artefact(folder: str | os.PathLike[str], *, kind: str | None = None) ->
         )
     if kind is not None and config.get("kind") != kind:
         raise ArtefactError(f"{path} holds the kind {config.get('kind')!r}, where {kind!r} was expected.")
-    listed = _read_json(path / MANIFEST).get("files")
+    listed = read_json(path / MANIFEST).get("files")
     if not isinstance(listed, dict) or CONFIG not in listed:
         raise ArtefactError(f"{path / MANIFEST} does not list the files of its folder. {_REMEDY}")
     for name, expected in listed.items():
@@ -192,15 +192,20 @@ def _to_json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        ArtefactError: it is missing, damaged or holds something else; with the remedy.
+    """
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise ArtefactError(f"{path} is missing. {_REMEDY}") from error
+        raise ArtefactError(f"{path} is missing. {remedy}") from error
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} is damaged: {error}. {_REMEDY}") from error
+        raise ArtefactError(f"{path} is damaged: {error}. {remedy}") from error
     if not isinstance(value, dict):
-        raise ArtefactError(f"{path} is damaged: it holds no JSON object. {_REMEDY}")
+        raise ArtefactError(f"{path} is damaged: it holds no JSON object. {remedy}")
     return value
 
 
@@ -226,7 +231,7 @@ def _check_replaceable(target: Path) -> None:
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     listed: set[str] = set()
     if MANIFEST in present:
-        files = _read_json(target / MANIFEST).get("files")
+        files = read_json(target / MANIFEST).get("files")
         listed = set(files) if isinstance(files, dict) else set()
     foreign = sorted(present - listed - _UNLISTED)
     if foreign:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,14 @@ class BlackBoxMerger(SequenceMerger):
 
     path: Path
     _what = "graph"  # what errors call the model
+    _lock: threading.Lock  # held while the model is loaded
+    _loaded: Any  # the model, once it was used
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_loaded")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock(), _loaded=None)
 
     @abstractmethod
     def _call(
@@ -107,7 +117,7 @@ class BlackBoxMerger(SequenceMerger):
             return merged
         carry: Nodes | None = None
         for level in reversed(frontier):
-            nodes = level if carry is None else _concatenated(level, carry)
+            nodes = level if carry is None else Nodes.concatenated([level, carry], level.vectors.shape[1])
             if len(nodes.masses):
                 joined = self._join(Nodes(nodes.vectors[None], nodes.masses[None], nodes.counts[None]))
                 carry = Nodes(joined, nodes.masses.sum(keepdims=True), nodes.counts.sum(keepdims=True))
@@ -132,11 +142,3 @@ class BlackBoxMerger(SequenceMerger):
         self, leaves: Matrix, root: Vector, relative_masses: Vector, weights: ContextWeights | None
     ) -> Matrix:
         return super()._contextual(self._own(leaves), root, relative_masses, weights)
-
-
-def _concatenated(first: Nodes, second: Nodes) -> Nodes:
-    return Nodes(
-        np.concatenate([first.vectors, second.vectors]),
-        np.concatenate([first.masses, second.masses]),
-        np.concatenate([first.counts, second.counts]),
-    )

@@ -110,12 +110,6 @@ class OnnxMerger(BlackBoxMerger):
     def __repr__(self) -> str:
         return f"OnnxMerger({str(self.path)!r}, dimension={self.dimension}, window={self.window})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_loaded")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock(), _loaded=None)
-
     def calibrated(
         self,
         sample: MatrixLike | Iterable[MatrixLike] | CalibrationStatistics,  # noqa: ARG002

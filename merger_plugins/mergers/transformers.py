@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merger_plugins._artefact import CONFIG
+from merger_plugins._artefact import CONFIG, read_json
 from merger_plugins._extras import require
 from merger_plugins._types import Matrix, MatrixLike
 from merger_plugins.errors import ArtefactError, InputError, UntrustedCodeError
@@ -104,12 +104,6 @@ class TransformersMerger(BlackBoxMerger):
 
     def __repr__(self) -> str:
         return f"TransformersMerger({str(self.path)!r}, dimension={self.dimension}, window={self.window})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_loaded")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock(), _loaded=None)
 
     def calibrated(
         self,
@@ -257,15 +251,7 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     Raises:
         ArtefactError: it is missing or damaged, or the checkpoint is of another architecture.
     """
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ArtefactError(f"{path} is missing, so {folder} is no checkpoint. Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} is damaged: {error}. Download it again.") from error
-    if not isinstance(config, dict):
-        raise ArtefactError(f"{path} is damaged: it holds no JSON object. Download it again.")
+    config = read_json(folder / CONFIG, "Check the path, or download the checkpoint again.")
     if config.get("model_type") != OURS and not needs_code(config):
         raise ArtefactError(
             f"{folder} is a checkpoint of the architecture {config.get('model_type')!r}, which merges no "
