@@ -181,7 +181,8 @@ def of_nodes(
     Args:
         store: where the nodes are.
         read: what to make of them.
-        has_coroutine: whether `aget_nodes` does not block; None where it does unless it is the store's own.
+        has_coroutine: whether `aget_nodes` does not block the loop; None to go by whether the store has one
+            of its own, as the host's default does block.
         request: as `get_nodes`.
     """
     if has_coroutine is None:
@@ -190,13 +191,13 @@ def of_nodes(
     def plain() -> dict[str, T]:
         try:
             return read(store.get_nodes(**request))
-        except NotImplementedError:
+        except NotImplementedError:  # the store cannot; see above
             return {}
 
     async def awaited() -> dict[str, T]:
         try:
             return read(await store.aget_nodes(**request))
-        except NotImplementedError:
+        except NotImplementedError:  # the store cannot; see above
             return {}
 
     return Call(plain, awaited) if has_coroutine else threaded(plain)

@@ -108,8 +108,6 @@ def _of_vector_store(store: BasePydanticVectorStore, documents: Sequence[str]) -
         key=_DOCUMENT_FIELDS.get(kind, "ref_doc_id"), value=list(documents), operator=FilterOperator.IN
     )
     request: dict[str, Any] = {"node_ids": None, "filters": MetadataFilters(filters=[condition])}
-    if kind == "QdrantVectorStore":
-        request["limit"] = _MOST_NODES
 
     def read(nodes: Sequence[BaseNode]) -> dict[str, list[BaseNode]]:
         if len(nodes) >= _MOST_NODES:
@@ -124,6 +122,7 @@ def _of_vector_store(store: BasePydanticVectorStore, documents: Sequence[str]) -
 
     if kind != "QdrantVectorStore":
         return of_nodes(store, read, **request)
+    request["limit"] = _MOST_NODES
     client, coroutines = store._client, store._aclient  # type: ignore[attr-defined]
     made = of_nodes(store, read, has_coroutine=coroutines is not None, **request)
     return made if client is not None else Call(_refused, made.awaited)

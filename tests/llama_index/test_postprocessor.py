@@ -253,7 +253,7 @@ class OtherStore(SimpleVectorStore):
 
     def get_nodes(self, node_ids: Any = None, filters: Any = None) -> Any:
         if filters is not None:
-            raise NotImplementedError
+            raise NotImplementedError  # as stores of the host that give nodes by id alone
         return [self._nodes[node_id] for node_id in node_ids if node_id in self._nodes]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,22 @@ MERGERS: dict[str, SequenceMerger] = {
 def documents(seed: int, *lengths: int) -> dict[str, Array]:
     """Chunk vectors of documents of these lengths, each with a direction of its own."""
     return {f"d{i}": chunk_vectors(1000 * seed + i, n, DIMENSION) for i, n in enumerate(lengths)}
+
+
+def metadata_of(index: int) -> dict[str, Any]:
+    """What `FILTERS` choose by."""
+    return {"even": index % 2 == 0, "n": index, "tag": f"t{index % 3}", "share": index / 4}
+
+
+FILTERS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = [
+    ({"even": True}, lambda m: m["even"]),
+    ({"n": 3}, lambda m: m["n"] == 3),
+    ({"tag": ["t1", "t2"]}, lambda m: m["tag"] in ("t1", "t2")),
+    ({"even": True, "tag": "t0"}, lambda m: m["even"] and m["tag"] == "t0"),
+    ({"share": 1.25}, lambda m: m["share"] == 1.25),
+    ({"n": [1, 5]}, lambda m: m["n"] in (1, 5)),
+]
+"""Filters on what `metadata_of` gives, each with what it keeps."""
 
 
 def stored(client: QdrantClient | Backend, collection: str, shelf: Shelf) -> dict[str, Point]:

@@ -11,11 +11,13 @@ from merger_plugins.stores import FusionWeights, MergedStore
 from merger_plugins.stores.documents import words
 from tests.stores.support import (
     DIMENSION,
+    FILTERS,
     CountingBackend,
     HashingEmbedder,
     documents,
     informed,
     merged,
+    metadata_of,
     stored,
     unit,
 )
@@ -30,8 +32,7 @@ def filled(request):
     store = MergedStore(CountingBackend(client), merger=informed(), contextual=request.param)
     for index, (document_id, vectors) in enumerate(documents(8, *LENGTHS).items()):
         texts = [f"{document_id}/{i}" for i in range(len(vectors))]
-        metadata = {"even": index % 2 == 0, "n": index, "tag": f"t{index % 3}", "share": index / 4}
-        store.ingest(document_id, vectors=vectors, chunks=texts, metadata=metadata)
+        store.ingest(document_id, vectors=vectors, chunks=texts, metadata=metadata_of(index))
     yield store, client, request.param
     client.close()
 
@@ -130,12 +131,7 @@ def test_a_strong_root_brings_in_a_chunk_that_chunk_search_ranks_behind():
 @pytest.mark.parametrize(
     ("filter", "keep"),
     [
-        ({"even": True}, lambda m: m["even"]),
-        ({"n": 3}, lambda m: m["n"] == 3),
-        ({"tag": ["t1", "t2"]}, lambda m: m["tag"] in ("t1", "t2")),
-        ({"even": True, "tag": "t0"}, lambda m: m["even"] and m["tag"] == "t0"),
-        ({"share": 1.25}, lambda m: m["share"] == 1.25),
-        ({"n": [1, 5]}, lambda m: m["n"] in (1, 5)),
+        *FILTERS,
         ({"absent": "x"}, lambda m: "absent" in m),
         (
             models.Filter(

@@ -8,7 +8,7 @@ import pytest
 
 from merger_plugins.errors import InputError, StoreError
 from merger_plugins.stores.backend import Layout, Point, Swap, VectorForm, Where
-from tests.stores.support import DIMENSION, unit
+from tests.stores.support import DIMENSION, FILTERS, metadata_of, unit
 from tests.strategies import chunk_vectors
 
 PAYLOADS = [
@@ -355,15 +355,7 @@ class TestScanning:
 
 
 METADATA = [
-    {
-        "even": i % 2 == 0,
-        "n": i,
-        "tag": f"t{i % 3}",
-        "share": i / 4,
-        "tags": [f"t{i % 3}", "all", i],
-        "author": {"name": f"a{i % 2}"},
-    }
-    for i in range(30)
+    {**metadata_of(i), "tags": [f"t{i % 3}", "all", i], "author": {"name": f"a{i % 2}"}} for i in range(30)
 ]
 
 
@@ -418,12 +410,7 @@ class TestNearest:
     @pytest.mark.parametrize(
         ("filter", "keep"),
         [
-            ({"even": True}, lambda m: m["even"]),
-            ({"n": 3}, lambda m: m["n"] == 3),
-            ({"tag": ["t1", "t2"]}, lambda m: m["tag"] in ("t1", "t2")),
-            ({"even": True, "tag": "t0"}, lambda m: m["even"] and m["tag"] == "t0"),
-            ({"share": 1.25}, lambda m: m["share"] == 1.25),
-            ({"n": [1, 5]}, lambda m: m["n"] in (1, 5)),
+            *FILTERS,
             ({"tags": "t1"}, lambda m: "t1" in m["tags"]),
             ({"tags": 4}, lambda m: 4 in m["tags"]),
             ({"tags": ["t1", "t2"], "even": False}, lambda m: not m["even"] and m["tag"] != "t0"),
