@@ -132,7 +132,9 @@ class _Bars:
 
 def _absolute(text: str) -> str:
     """The same place for a run that is continued from another folder."""
-    return text if text.startswith("hf:") else str(Path(text).expanduser().absolute())
+    from merger_plugins.training.data.articles import HUB
+
+    return text if text.startswith(HUB) else str(Path(text).expanduser().absolute())
 
 
 def _print_estimate(output: Output, prepared: Prepared, expected: Estimate) -> None:

@@ -83,17 +83,27 @@ def load_network(folder: Path, *, remote_code: bool, device: str | None = None) 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without a progress bar, and without remarks on missing weights, which are an error here."""
-    had_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+def without_bars() -> Iterator[None]:
+    """Without the progress bars that transformers draws for files that are there in an instant."""
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
+        if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars, and without remarks on missing weights, which are an error here."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with without_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _merged(output: Any) -> Tensor:

@@ -18,12 +18,11 @@ from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.errors import TrainingError
 from merger_plugins.training.data.articles import Article
 from merger_plugins.training.data.bases import Base
-from merger_plugins.training.data.batches import Batches
 from merger_plugins.training.data.corpus import Corpus
 from merger_plugins.training.data.shards import ShardWriter, Texts, texts_of
 from merger_plugins.training.preparing import Prepared
 from merger_plugins.training.stages import set_ppe, stage_loss, to_tensors
-from merger_plugins.training.train import fresh_network
+from merger_plugins.training.train import fresh_network, stage_batches
 
 _SAMPLE = 24
 _TIMED_TEXTS = 32
@@ -73,13 +72,12 @@ def estimate(prepared: Prepared) -> Estimate:
     chosen = prepared.chosen
     groups = [*writer.groups(chosen.held_out), *writer.groups(chosen.training)]
     waiting = [article for group in groups if not writer.path(group).exists() for article in group]
-    sample = (chosen.training[:_SAMPLE], waiting[:_SAMPLE])[bool(waiting)]
+    sample = (waiting or chosen.training)[:_SAMPLE]
     texts = texts_of(sample, base, config.data.shards, config.seed)
     scale = len(waiting) / len(sample)
     characters = sum(map(len, _all(texts)))
     tokens = sum(map(base.count_tokens, _all(texts)))
-    network = fresh_network(prepared)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = fresh_network(prepared).num_parameters()
     vectors = scale * texts.count
     return Estimate(
         articles=len(waiting),
@@ -160,14 +158,7 @@ def _stage_seconds(prepared: Prepared, sample: Sequence[Article]) -> dict[str, f
         stage = config.stage(name)
         network = fresh_network(prepared).to(device)
         set_ppe(network, stage)
-        batches = Batches(
-            corpus,
-            name,
-            stage,
-            shares=prepared.chosen.shares,
-            seed=config.seed,
-            window=prepared.network.window,
-        )
+        batches = stage_batches(prepared, corpus, name)
         taken = []
         for step in range(_TIMED_STEPS + 1):
             began = time.perf_counter()

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from merger_plugins._artefact import FORMAT
 from merger_plugins.errors import TrainingError
@@ -31,6 +29,7 @@ from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.loading import load_merger
 from merger_plugins.mergers.mean import MeanMerger
 from merger_plugins.mergers.transformers import TransformersMerger
+from merger_plugins.training.checkpoint import without_bars
 from merger_plugins.training.config import STAGES, TrainingConfig
 from merger_plugins.training.curves import draw_curves
 from merger_plugins.training.data.bases import BUNDLED
@@ -84,7 +83,7 @@ def train(config: TrainingConfig, *, embedder: Any = None, report: Report = sile
         TrainingError: the folder belongs to another training, the loss is not a number, or no space is left.
     """
     check_folder(config)
-    return train_prepared(prepare(config, embedder), report=report)
+    return finished(config) or train_prepared(prepare(config, embedder), report=report)
 
 
 def check_folder(config: TrainingConfig) -> None:
@@ -130,13 +129,9 @@ def finished(config: TrainingConfig) -> Trained | None:
 
 
 def train_prepared(prepared: Prepared, *, report: Report = silent) -> Trained:
-    """As `train`, of what `prepare` gave."""
+    """As `train`, of what `prepare` gave; after `check_folder`, and where `finished` gives None."""
     config = prepared.config
-    check_folder(config)
     folder = Path(config.output)
-    already = finished(config)
-    if already:
-        return already
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
@@ -145,7 +140,7 @@ def train_prepared(prepared: Prepared, *, report: Report = silent) -> Trained:
     if config.threads:
         torch.set_num_threads(config.threads)
     training, held_out = prepared.corpora(report)
-    with _without_bars():
+    with without_bars():
         return _trained(prepared, training, held_out, report)
 
 
@@ -157,7 +152,7 @@ def _trained(prepared: Prepared, training: Corpus, held_out: Corpus, report: Rep
         network.eval().save_pretrained(folder / CHECKPOINT)
         model = TransformersMerger(folder / CHECKPOINT).export(folder / MODEL, embedder=prepared.base.name)
         figures = evaluate(table_mergers(prepared, held_out, load_merger(model)), held_out, seed=config.seed)
-        _write_results(prepared, training, held_out, figures)
+        _write_results(prepared, network.num_parameters(), training, held_out, figures)
         draw_curves(stages, folder / CURVES)
     except OSError as error:
         raise no_space(error, folder) from error
@@ -178,16 +173,26 @@ def train_stages(
     stages: dict[str, Path] = {}
     for name in config.stages:
         stages[name] = Path(config.output) / f"{STAGES.index(name) + 1}-{name}"
-        batches = Batches(
-            corpus,
-            name,
-            config.stage(name),
-            shares=prepared.chosen.shares,
-            seed=config.seed,
-            window=prepared.network.window,
-        )
+        batches = stage_batches(prepared, corpus, name)
         run_stage(network, batches, stages[name], seed=config.seed, bf16=config.bf16, report=report)
     return network, stages
+
+
+def stage_batches(prepared: Prepared, corpus: Corpus, name: str) -> Batches:
+    """The batches of a stage.
+
+    Raises:
+        InputError: the texts have nothing for it.
+    """
+    config = prepared.config
+    return Batches(
+        corpus,
+        name,
+        config.stage(name),
+        shares=prepared.chosen.shares,
+        seed=config.seed,
+        window=prepared.network.window,
+    )
 
 
 def fresh_network(prepared: Prepared) -> Synthesizer:
@@ -215,12 +220,12 @@ def table_mergers(
 
 
 def _write_results(
-    prepared: Prepared, training: Corpus, held_out: Corpus, figures: Mapping[str, Figures]
+    prepared: Prepared, parameters: int, training: Corpus, held_out: Corpus, figures: Mapping[str, Figures]
 ) -> None:
     results = {
         "format": FORMAT,
         "embedder": {"name": prepared.base.name, "dimension": prepared.base.dimension},
-        "parameters": sum(parameter.numel() for parameter in fresh_network(prepared).parameters()),
+        "parameters": parameters,
         "training": {"articles": len(training), "chunks": len(training.chunks)},
         "held_out": {
             "articles": len(held_out),
@@ -232,18 +237,6 @@ def _write_results(
     }
     path = Path(prepared.config.output) / RESULTS
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without the progress bars that transformers draws for files that are there in an instant."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

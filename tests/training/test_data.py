@@ -186,7 +186,8 @@ def test_an_interrupted_writer_goes_on_and_every_setting_has_its_own_shards(tmp_
     assert written
     assert all(path.suffix == ".safetensors" for path in written)
 
-    whole = Base("toy", toy.Toy(), 100, toy_base().count_tokens, exact=False)
+    source = toy.Toy()
+    whole = Base("toy", source, 100, toy_base().count_tokens, exact=False)
     paths = ShardWriter(tmp_path, whole, SETTINGS, 0).write(texts)
     assert len(paths) == 3
     assert all(path.stat().st_mtime_ns == before for path, before in written.items())
@@ -197,9 +198,9 @@ def test_an_interrupted_writer_goes_on_and_every_setting_has_its_own_shards(tmp_
         assert about == other_about
         assert all(np.array_equal(array, other_arrays[name]) for name, array in arrays.items())
 
-    calls = whole.calls
+    calls = source.calls
     ShardWriter(tmp_path, whole, SETTINGS, 0).write(texts)
-    assert whole.calls == calls
+    assert source.calls == calls
     elsewhere = ShardWriter(tmp_path, whole, replace(SETTINGS, spans=1), 0).path(texts[:8])
     assert elsewhere not in paths
     assert ShardWriter(tmp_path, whole, SETTINGS, 1).path(texts[:8]) not in paths

@@ -181,9 +181,9 @@ def test_the_estimate_counts_what_is_embedded_then(tmp_path: Path, settings: Tra
     source = toy.Toy()
     prepared = prepare(settings.replace(output=str(tmp_path / "run"), shards=str(tmp_path / "data")), source)
     expected = estimate(prepared)
-    before = prepared.base.texts, source.calls
+    before = source.texts, source.calls
     prepared.corpora()
-    assert expected.texts == pytest.approx(prepared.base.texts - before[0], rel=0.25)
+    assert expected.texts == pytest.approx(source.texts - before[0], rel=0.25)
     assert expected.calls == pytest.approx(source.calls - before[1], rel=0.25)
     assert set(expected.stage_seconds) == set(settings.stages)
     assert expected.seconds > 0

@@ -20,14 +20,16 @@ class Toy:
     """
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls = self.texts = 0
 
     def embed_documents(self, texts: Sequence[str]) -> list[list[float]]:
         self.calls += 1
+        self.texts += len(texts)
         return [self._embed(text).tolist() for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
         self.calls += 1
+        self.texts += 1
         return self._embed(text).tolist()
 
     def _embed(self, text: str) -> NDArray[np.float64]:

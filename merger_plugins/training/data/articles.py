@@ -268,7 +268,7 @@ def _file(path: Path, name: str) -> Iterator[Article]:
 
 def _opened(path: Path) -> IO[str]:
     if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8")
+        return gzip.open(path, "rt", encoding="utf-8-sig")
     return path.open(encoding="utf-8-sig")
 
 

@@ -37,8 +37,6 @@ class Base:
         count_tokens: tokens of a text.
         exact: whether that is the embedder's own count.
         texts_at_once: texts in one call.
-        calls: calls made so far.
-        texts: texts embedded so far.
     """
 
     name: str
@@ -47,8 +45,6 @@ class Base:
     count_tokens: Callable[[str], int]
     exact: bool
     texts_at_once: int = 256
-    calls: int = field(default=0, init=False)
-    texts: int = field(default=0, init=False)
     _dimension: int | None = field(default=None, init=False)
 
     @property
@@ -70,8 +66,6 @@ class Base:
             batch = list(texts[start : start + self.texts_at_once])
             parts.append(as_matrix(self.embedder.embed_documents(batch), self._dimension, what="embeddings"))
             self._dimension = parts[0].shape[1]
-            self.calls += 1
-            self.texts += len(batch)
         return unit(np.concatenate(parts)) if parts else np.empty((0, self.dimension), np.float32)
 
     def embed_queries(self, texts: Sequence[str]) -> Matrix:
@@ -79,8 +73,6 @@ class Base:
         if isinstance(self.embedder, MiniLMEmbedder):
             return self.embed(texts)  # it embeds queries as documents
         rows = [self.embedder.embed_query(text) for text in texts]
-        self.calls += len(rows)
-        self.texts += len(rows)
         if not rows:
             return np.empty((0, self.dimension), np.float32)
         return unit(as_matrix(rows, self._dimension, what="query embeddings"))

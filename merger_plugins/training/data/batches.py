@@ -204,8 +204,7 @@ class Batches:
             if rng.random() < stage.singles:
                 start, count = start + int(rng.integers(count)), 1
                 teacher[row] = corpus.chunks[start]
-            rows = slice(start, start + count)
-            sequences.append((corpus.chunks[rows].astype(np.float32), corpus.tokens[rows]))
+            sequences.append(corpus.passage(slice(start, start + count)))
         batch = _padded(sequences) | {"teacher": unit(teacher)}
         used = [articles]
         if stage.associativity:
@@ -215,7 +214,7 @@ class Batches:
         if stage.retrieval:
             queries = self._queries(rng, stage.batch_size)
             drawn = corpus.query_article[queries]
-            batch |= _named("retrieval", self._retrieval(queries, rng))
+            batch |= _named("retrieval", self._retrieval(stage, queries, rng))
             used.append(drawn)
         return batch, np.concatenate(used)
 
@@ -230,10 +229,9 @@ class Batches:
         other = [[np.arange(n)] if whole else _division(int(n), window, rng) for n in lengths]
         return batch | {"other": _stacked(other)}
 
-    def _retrieval(self, queries: Ints, rng: np.random.Generator) -> Batch:
+    def _retrieval(self, stage: TenToOne, queries: Ints, rng: np.random.Generator) -> Batch:
         """Passages around what the queries were made from, divided as the tree divides them."""
-        corpus, stage = self.corpus, self.stage
-        assert isinstance(stage, TenToOne)
+        corpus = self.corpus
         sequences = []
         for query in queries.tolist():
             article, chunk = int(corpus.query_article[query]), int(corpus.query_chunk[query])
@@ -245,7 +243,7 @@ class Batches:
             rows = np.arange(start, stop)
             if chunk >= 0 and rng.random() < stage.hidden:
                 rows = rows[rows != chunk]
-            sequences.append((corpus.chunks[rows].astype(np.float32), corpus.tokens[rows]))
+            sequences.append(corpus.passage(rows))
         batch = _padded(sequences)
         window = self.window or stage.longest
         batch["parts"] = _stacked(
@@ -260,8 +258,7 @@ class Batches:
         start, stop = int(self.corpus.articles[article]), int(self.corpus.articles[article + 1])
         count = int(rng.integers(2, min(most, stop - start) + 1))
         begin = int(rng.integers(start, stop - count + 1))
-        rows = slice(begin, begin + count)
-        return self.corpus.chunks[rows].astype(np.float32), self.corpus.tokens[rows]
+        return self.corpus.passage(slice(begin, begin + count))
 
 
 _NEEDS = {

@@ -98,11 +98,6 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def dimension(self) -> int:
-        """d."""
-        return int(self.chunks.shape[1])
-
     @cached_property
     def lengths(self) -> Ints:
         """(A,) chunks of each article."""
@@ -118,7 +113,10 @@ class Corpus:
     def sequence(self, article: int, most: int | None = None) -> tuple[Matrix, Vector]:
         """(n, d) float32 chunk vectors of an article and their (n,) masses, the first `most` of them."""
         start, stop = int(self.articles[article]), int(self.articles[article + 1])
-        rows = slice(start, stop if most is None else min(stop, start + most))
+        return self.passage(slice(start, stop if most is None else min(stop, start + most)))
+
+    def passage(self, rows: slice | Ints) -> tuple[Matrix, Vector]:
+        """(n, d) float32 chunk vectors of these rows of `chunks` and their (n,) masses."""
         return self.chunks[rows].astype(np.float32), self.tokens[rows]
 
     def probabilities(self, articles: Ints, shares: Mapping[str, float]) -> NDArray[np.float64]:

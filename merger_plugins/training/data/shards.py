@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from merger_plugins._extras import require
 from merger_plugins.chunking import SentenceChunker
 from merger_plugins.errors import InputError, TrainingError
 from merger_plugins.training.data.articles import Article
@@ -220,7 +221,6 @@ class ShardWriter:
 
     def __init__(self, folder: Path, base: Base, settings: ShardSettings, seed: int) -> None:
         self.folder, self.base, self.settings, self.seed = folder, base, settings, seed
-        self._safetensors = require("safetensors.numpy", extra="train", purpose="Writing training data")
         self._pieces: dict[str, NDArray[np.float16]] = {}
 
     def path(self, articles: Sequence[Article]) -> Path:
@@ -271,7 +271,7 @@ class ShardWriter:
 
     def _save(self, path: Path, texts: Texts) -> None:
         known: dict[str, Any] = {}
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "chunks": self._embedded(texts.chunks),
             "tokens": np.array(texts.tokens, np.float32),
             "articles": np.array(texts.bounds, np.int64),
@@ -296,7 +296,7 @@ class ShardWriter:
             "pieces": json.dumps(list(known)),
             "too_short": str(texts.too_short),
         }
-        self._place(path, self._safetensors.save(arrays, about))
+        self._place(path, save(arrays, about))
 
     def _place(self, path: Path, data: bytes) -> None:
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -346,12 +346,11 @@ def read_shard(
     Raises:
         TrainingError: the file is damaged.
     """
-    safetensors = require("safetensors", extra="train", purpose="Reading training data")
     try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
+        with safe_open(str(path), framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in names or file.keys()}
             return arrays, file.metadata()
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"The shard {path} cannot be read ({error}). Delete it: the next run makes it again."
         ) from error
