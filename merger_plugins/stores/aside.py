@@ -15,12 +15,10 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from merger_plugins.errors import MergerError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
@@ -104,7 +102,7 @@ class Aside:
     """
 
     def __init__(self, task: Task) -> None:
-        self._owed: deque[str] = deque()
+        self._owed = 0
         self._folder: str | None = None
         paths = [path or str(Path.cwd()) for path in sys.path]
         self._process = subprocess.Popen(
@@ -124,14 +122,6 @@ class Aside:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process."""
@@ -189,21 +179,15 @@ class Aside:
 
     def _post(self, name: str, *arguments: Any) -> None:
         """A call whose answer is awaited later."""
-        while len(self._owed) >= _AHEAD:
-            self._collect()
-        self._send(name, arguments)
-        self._owed.append(name)
+        self._send(name, arguments, owed=_AHEAD - 1)
+        self._owed += 1
 
     def _ask(self, name: str, *arguments: Any) -> Any:
-        while self._owed:
-            self._collect()
         self._send(name, arguments)
         _, value = self._answer()
         return value
 
     def _each(self, name: str, *arguments: Any) -> Iterator[Any]:
-        while self._owed:
-            self._collect()
         self._send(name, arguments)
         while True:
             kind, value = self._answer()
@@ -211,11 +195,11 @@ class Aside:
                 return
             yield value
 
-    def _collect(self) -> None:
-        self._owed.popleft()
-        self._answer()
-
-    def _send(self, name: str, arguments: tuple[Any, ...]) -> None:
+    def _send(self, name: str, arguments: tuple[Any, ...], *, owed: int = 0) -> None:
+        """Call, once no more than this many answers are owed."""
+        while self._owed > owed:
+            self._owed -= 1
+            self._answer()
         try:
             _put(self._requests, (name, arguments))
         except OSError as error:
@@ -259,7 +243,7 @@ def serve() -> None:
         except Exception as error:  # noqa: BLE001 - the caller raises it
             _put(answers, ("error", _portable(error)))
             return
-        with workshop:
+        with closing(workshop):
             _put(answers, ("done", workshop.spool.folder))
             while True:
                 name, arguments = pickle.load(requests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import replace
 from itertools import islice
@@ -83,7 +84,7 @@ class _Run:
         calibrates = new and self._is_calibrated(base)
         task = Task(backend.collection, reading, dimension, order.scratch, expected, calibrates)
         mergers = (base, *order.others, *order.known)
-        with workshop_for(task, mergers, one_process=order.one_process) as workshop:
+        with closing(workshop_for(task, mergers, one_process=order.one_process)) as workshop:
             read(
                 backend, where, dimension, workshop.take, lambda done: order.report("reading", done, expected)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from copy import copy
 from dataclasses import replace
 from time import sleep
@@ -218,7 +218,7 @@ class _Comparison:
         where = self._where()
         expected = self.backend.count("chunks", where)
         task = Task(self.backend.collection, self.reading, dimension, self.order.scratch, expected)
-        with Workshop(task) as workshop:
+        with closing(Workshop(task)) as workshop:
             read(
                 self.backend,
                 where,

@@ -94,7 +94,7 @@ class Reading:
     def stored_in(self, payload: Payload) -> Payload:
         """What the application stored beside the vector: the payload, or the mapping of its metadata."""
         inner = found(payload, self.metadata) if self.metadata else None
-        return inner if isinstance(inner, dict) else payload
+        return dict(inner if isinstance(inner, dict) else payload)
 
     def edition(self, fingerprint: str) -> str:
         """Names what this reading and the merger of this fingerprint make of a collection; 16 hex digits."""

@@ -15,7 +15,7 @@ def gaps_of(payload: object) -> Gaps:
 
 def with_gap(gaps: Gaps, place: int) -> Gaps:
     """These gaps and one more empty place."""
-    return _runs([*gaps, (place, place + 1)])
+    return runs([*gaps, (place, place + 1)])
 
 
 def without_gap(gaps: Gaps, place: int) -> Gaps:
@@ -26,7 +26,7 @@ def without_gap(gaps: Gaps, place: int) -> Gaps:
             parts += [(start, place), (place + 1, stop)]
         else:
             parts.append((start, stop))
-    return _runs(parts)
+    return runs(parts)
 
 
 def is_empty(gaps: Gaps, start: int, stop: int | None = None) -> bool:
@@ -42,14 +42,15 @@ def filled(gaps: Gaps, start: int, stop: int) -> list[int]:
     return [place for place in range(start, stop) if not is_empty(gaps, place)]
 
 
-def _runs(spans: Iterable[tuple[int, int]]) -> Gaps:
-    runs: list[tuple[int, int]] = []
+def runs(spans: Iterable[tuple[int, int]]) -> Gaps:
+    """Spans of empty places as gaps: in order, those that touch or overlap joined."""
+    joined: list[tuple[int, int]] = []
     for start, stop in sorted(span for span in spans if span[0] < span[1]):
-        if runs and start <= runs[-1][1]:
-            runs[-1] = (runs[-1][0], max(stop, runs[-1][1]))
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
         else:
-            runs.append((start, stop))
-    return tuple(runs)
+            joined.append((start, stop))
+    return tuple(joined)
 
 
 def section_keys(places: int, fanout: int, since: int = 0) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from merger_plugins.stores.changes import claim
 from merger_plugins.stores.commits import next_version, sealed, stamped, swapped
 from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.nodes import Head
-from merger_plugins.stores.places import Gaps
+from merger_plugins.stores.places import runs
 from merger_plugins.stores.planning import whole
 from merger_plugins.stores.records import METADATA, TURN, content_hash
 from merger_plugins.stores.sittings import SITTING, Last
@@ -44,7 +44,7 @@ def recover(desk: Desk, name: str, before: Point | None) -> None:
         for key, value in payloads[0][METADATA].items()
         if all(payload[METADATA].get(key) == value for payload in payloads)
     }
-    gaps = _gaps(slots)
+    gaps = runs((place, place + 1) for place, point in enumerate(slots) if point is None)
     conversation = any({"speaker", TURN, SITTING} & payload.keys() for payload in payloads)
     head = Head(
         name,
@@ -61,13 +61,3 @@ def recover(desk: Desk, name: str, before: Point | None) -> None:
     *sections, root = plan.merged
     desk.backend.write("merged", stamped(sections, version), below=version)
     swapped(desk.backend, sealed(root, version + 1), claimed)
-
-
-def _gaps(slots: list[Point | None]) -> Gaps:
-    gaps: list[tuple[int, int]] = []
-    for place, point in enumerate(slots):
-        if point is None and gaps and gaps[-1][1] == place:
-            gaps[-1] = (gaps[-1][0], place + 1)
-        elif point is None:
-            gaps.append((place, place + 1))
-    return tuple(gaps)

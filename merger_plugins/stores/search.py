@@ -97,7 +97,9 @@ class Hit:
 
     def described(self) -> dict[str, Any]:
         """Its fields by their names, without `stored`."""
-        return {name: value for name, value in asdict(self).items() if name != "stored"}
+        described = asdict(replace(self, stored=None))
+        del described["stored"]
+        return described
 
 
 def search(

@@ -15,8 +15,7 @@ from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,14 +116,6 @@ class Spool:
         self._db.execute("CREATE TABLE known (document TEXT PRIMARY KEY, content TEXT, stop INTEGER)")
         self._db.execute("CREATE TABLE made (document TEXT PRIMARY KEY, size INTEGER)")
         self._db.execute("CREATE TABLE points (id TEXT PRIMARY KEY) WITHOUT ROWID")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def folder(self) -> str:

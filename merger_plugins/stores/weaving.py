@@ -255,8 +255,9 @@ def _unpacked(*lists: _Packed) -> Woven:
     def points(packed: _Packed) -> list[Point]:
         ids, payloads, vectors, contextual = packed
         nothing = [None] * len(ids)
-        columns = ids, payloads, nothing if vectors is None else vectors, contextual
-        return list(map(Point, *columns[:3], nothing if contextual is None else contextual))
+        own = nothing if vectors is None else vectors
+        beside = nothing if contextual is None else contextual
+        return list(map(Point, ids, payloads, own, beside))
 
     return Woven(*map(points, lists))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from merger_plugins.errors import StoreError
 from merger_plugins.mergers.base import SequenceMerger
@@ -94,14 +92,6 @@ class Workshop:
         self.spool = Spool(
             task.dimension, len(task.reading.order_by), folder=task.scratch, expected=task.expected
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the temporary files."""

@@ -422,14 +422,7 @@ class RollingMerge:
         stop = min(start + fanout, -(-self.places // fanout**below))
         parts = [self._levels[below].view(start, min(stop, held))] if min(stop, held) > start else []
         for child in range(max(start, held), stop):
-            grand = self._children(below, child)
-            parts.append(
-                Nodes(
-                    self.merger._join(Nodes(grand.vectors[None], grand.masses[None], grand.counts[None])),
-                    grand.masses.sum(keepdims=True),
-                    grand.counts.sum(keepdims=True),
-                )
-            )
+            parts.append(self._joined(self._children(below, child), 1))
         return Nodes.concatenated(parts, self._dimension or 0)
 
     def _contextual(self, start: int, stop: int, weights: ContextWeights | None) -> Matrix:

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -90,6 +91,11 @@ def test_fields_named_by_hand(run, tmp_path):
         run(*options, "--group-by", "book", "--order-by", "at", "--no-calibrate", "--json").stdout
     )
     assert (made["documents"], made["calibration_vectors"]) == (len(corpus()), 0)
+    with QdrantStore(tmp_path / "own", "app") as store:
+        (hit,) = store.search(chunk_vectors(1, 1, DIMENSION)[0], 1, "chunk")
+        assert asdict(hit)["stored"] == hit.stored
+        assert str(hit.stored["book"]) == hit.document_id
+        assert asdict(hit) == {**hit.described(), "stored": hit.stored}
 
 
 def test_what_was_left_out_or_ties_is_said(run, folder):
