@@ -34,6 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=Path("merger_plugins/models/follow-up-all-MiniLM-L6-v2")
     )
 
+    synthesizer = commands.add_parser("synthesizer", help="write the folder of the bundled synthesizer")
+    synthesizer.add_argument("--run", type=Path, required=True, help="folder of a finished training")
+    synthesizer.add_argument(
+        "--out", type=Path, default=Path("merger_plugins/models/synthesizer-all-MiniLM-L6-v2")
+    )
+
     options = parser.parse_args(arguments)
     if options.command == "embedder":
         from onnx_export.embedder import release
@@ -51,6 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
         from onnx_export.follow_up import release as release_follow_up
 
         print(release_follow_up(options.data, options.out))
+        return
+    if options.command == "synthesizer":
+        from onnx_export.synthesizer import release as release_synthesizer
+
+        print(release_synthesizer(options.run, options.out))
         return
     if not any(options.data.glob("*.jsonl.gz")):
         print(f"Skipped: there is no *.jsonl.gz in {options.data}, so there is nothing to compare on.")

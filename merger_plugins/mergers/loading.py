@@ -18,6 +18,9 @@ from merger_plugins.mergers.mean import MeanMerger
 DEFAULT = "calibrated-all-MiniLM-L6-v2"
 """The bundled merger that `load_merger` gives by default."""
 
+SYNTHESIZER = "synthesizer-all-MiniLM-L6-v2"
+"""The bundled trained merger."""
+
 
 def bundled(name: str) -> Path:
     """The folder of a model that ships with the package; it may not exist."""
