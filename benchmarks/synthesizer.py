@@ -50,6 +50,7 @@ LENGTHS = (10, 20, 50, 100)
 
 PROBES = 10
 TREES = 200
+PROBED, CONTEXTS, SPAN = 300, 8, 4
 SEED = 0
 
 
@@ -80,6 +81,7 @@ def main() -> None:
             "windows": len(corpus.windows),
             "mergers": {key: rounded(found) for key, found in evaluate(mergers, corpus, seed=SEED).items()},
             "associativity": {key: associativity(merger, corpus) for key, merger in mergers.items()},
+            "recognition": {key: recognition(merger, corpus) for key, merger in mergers.items()},
             "lengths": lengths(mergers, corpus),
         }
         print(name, figures[name], flush=True)
@@ -133,6 +135,32 @@ def associativity(merger: SequenceMerger, corpus: Corpus) -> dict[str, Any]:
         "mean": round(float(np.mean(cosines)), 4),
         "worst": round(float(np.min(cosines)), 4),
     }
+
+
+def recognition(merger: SequenceMerger, corpus: Corpus) -> dict[str, float]:
+    """Sequence Recognition Sensitivity by medians, which is 0 for a mean.
+
+    How much nearer a merged probe is to merges that begin with it than to merges that begin with it reversed.
+    Probe and what follows, from another article, have four chunks each; every probe meets `CONTEXTS` of them.
+    """
+    rng = np.random.default_rng(SEED)
+    long = np.flatnonzero(corpus.lengths >= SPAN)
+
+    def span(article: int) -> Floats:
+        start = int(corpus.articles[article]) + int(rng.integers(corpus.lengths[article] - SPAN + 1))
+        return corpus.chunks[start : start + SPAN].astype(np.float32)
+
+    gaps = []
+    for _ in range(PROBED):
+        one, *others = rng.choice(long, 1 + CONTEXTS, replace=False).tolist()
+        probe, contexts = span(one), [span(article) for article in others]
+        straight = [np.concatenate([probe, context]) for context in contexts]
+        turned = [np.concatenate([probe[::-1], context]) for context in contexts]
+        own, *rest = merger.merge_many([probe, *straight, *turned])
+        cosines = np.stack(rest) @ own
+        gaps.append(float(np.median(cosines[:CONTEXTS]) - np.median(cosines[CONTEXTS:])))
+    error = float(np.std(gaps) / np.sqrt(PROBED))
+    return {"mean": round(float(np.mean(gaps)), 5), "error": round(error, 5)}
 
 
 def lengths(mergers: Mapping[str, SequenceMerger], corpus: Corpus) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def test_figures_meet_the_bars(figures: dict[str, Any]) -> None:
         assert figures[name]["associativity"]["synthesizer"]["mean"] >= 0.985
         found = figures[name]["mergers"]["synthesizer"]
         assert found["order"] > 3 * found["order_error"] > 0
+        recognised = figures[name]["recognition"]["synthesizer"]
+        assert recognised["mean"] > 3 * recognised["error"] > 0
+        assert figures[name]["recognition"]["mean"]["mean"] == 0
         assert found["teacher"] > figures[name]["mergers"]["mean"]["teacher"]
 
 
