@@ -15,6 +15,7 @@
     ├── ProviderError (RuntimeError)     ONNX Runtime cannot give the execution provider asked for
     ├── DocumentError                    a file cannot be read as text
     ├── TrainingError (RuntimeError)     a training cannot start or go on
+    ├── ResultError                      a benchmark's result file was edited, is damaged or another run's
     ├── StoreError                       a vector store refused, or holds something unexpected
     │   ├── StoreUnavailableError        the server does not answer
     │   ├── StoreFullError               no space is left
@@ -76,6 +77,10 @@ class DocumentError(MergerError):
 
 class TrainingError(MergerError, RuntimeError):
     """A training cannot start or go on: not a number, no space, another configuration."""
+
+
+class ResultError(MergerError):
+    """A benchmark's result file was edited, is damaged, or belongs to another run."""
 
 
 class StoreError(MergerError):
