@@ -15,6 +15,7 @@
     ├── ProviderError (RuntimeError)     ONNX Runtime cannot give the execution provider asked for
     ├── DocumentError                    a file cannot be read as text
     ├── TrainingError (RuntimeError)     a training cannot start or go on
+    ├── DataError                        a benchmark's data is missing, or of another revision
     ├── ResultError                      a benchmark's result file was edited, is damaged or another run's
     ├── StoreError                       a vector store refused, or holds something unexpected
     │   ├── StoreUnavailableError        the server does not answer
@@ -77,6 +78,10 @@ class DocumentError(MergerError):
 
 class TrainingError(MergerError, RuntimeError):
     """A training cannot start or go on: not a number, no space, another configuration."""
+
+
+class DataError(MergerError):
+    """A benchmark's data is missing, or of another revision than its figures."""
 
 
 class ResultError(MergerError):

@@ -1,0 +1,124 @@
+"""Does merging what was merged give what merging the whole gives?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from merger_plugins._types import Matrix, Vector
+from merger_plugins.errors import EmptyInputError
+from merger_plugins.finesse.axes.windows import cosines
+from merger_plugins.finesse.collections import Collection
+from merger_plugins.finesse.records import Record
+from merger_plugins.finesse.rivals import Rival
+from merger_plugins.mergers.base import FANOUT, SequenceMerger
+
+AXIS = "associativity"
+TREES, MOST_CHUNKS, LEAST_CHUNKS = 100, 100, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Consecutive chunks, merged from 2 to 10 nodes below; a node without children is one chunk.
+
+    Attributes:
+        start: the first chunk.
+        stop: after the last one.
+        children: the nodes below, in reading order.
+        height: merges on the longest way down.
+    """
+
+    start: int
+    stop: int
+    children: tuple[Node, ...]
+    height: int
+
+
+def random_division(start: int, stop: int, rng: np.random.Generator, fanout: int = FANOUT) -> Node:
+    """Chunks start to stop, divided at random places until single chunks are left."""
+    size = stop - start
+    if size == 1:
+        return Node(start, stop, (), 0)
+    parts = int(rng.integers(2, min(fanout, size) + 1))
+    inside = np.sort(rng.choice(size - 1, parts - 1, replace=False)) + 1 + start
+    edges = [start, *inside.tolist(), stop]
+    children = tuple(random_division(low, high, rng, fanout) for low, high in pairwise(edges))
+    return Node(start, stop, children, 1 + max(child.height for child in children))
+
+
+def associativity(
+    rivals: Sequence[Rival],
+    collection: Collection,
+    *,
+    trees: int = TREES,
+    most_chunks: int = MOST_CHUNKS,
+    seed: int = 0,
+) -> list[Record]:
+    """Cosine between the root of a random tree and the merge of the whole.
+
+    Every node of a tree is merged from 2 to 10 merged vectors with their masses, down to single chunks.
+
+    Args:
+        rivals: those that do not merge are left out.
+        collection: mergers are calibrated on all of it; documents of at least three chunks are drawn from.
+        trees: how many.
+        most_chunks: of a document, its first ones.
+        seed: of documents, trees and intervals.
+
+    Returns:
+        For each rival the mean, ``cosine with the whole``, and ``least cosine with the whole``.
+
+    Raises:
+        InputError: no document is long enough, or a merger has another dimension.
+    """
+    sample, masses = collection.sequences(), collection.sequence_masses()
+    long = [index for index, part in enumerate(sample) if len(part) >= LEAST_CHUNKS]
+    if not long:
+        raise EmptyInputError(f"{collection.name} has no document of {LEAST_CHUNKS} chunks to divide.")
+    rng = np.random.default_rng(seed)
+    documents = rng.choice(np.array(long), trees)
+    cases = []
+    for index in documents.tolist():
+        count = min(len(sample[index]), most_chunks)
+        cases.append((random_division(0, count, rng), sample[index][:count], masses[index][:count]))
+    found = []
+    for rival in rivals:
+        merger = rival.merger(sample)
+        if merger is None:
+            continue
+        whole = merger.merge_many([part for _, part, _ in cases], masses=[mass for *_, mass in cases])
+        each = cosines(_roots(merger, cases), whole)
+        where = (AXIS, collection.name, rival.name)
+        found.append(Record.of(*where, "cosine with the whole", each, documents, seed=seed))
+        found.append(Record(*where, "least cosine with the whole", float(each.min()), None, None, trees))
+    return found
+
+
+def _roots(merger: SequenceMerger, cases: Sequence[tuple[Node, Matrix, Vector]]) -> Matrix:
+    """The roots of all trees, every height in one call."""
+    by_height: dict[int, list[tuple[int, Node]]] = {}
+
+    def visit(case: int, node: Node) -> None:
+        by_height.setdefault(node.height, []).append((case, node))
+        for child in node.children:
+            visit(case, child)
+
+    for index, (root, _, _) in enumerate(cases):
+        visit(index, root)
+    merged: dict[tuple[int, int, int], Vector] = {}
+    for height in sorted(by_height):
+        nodes = by_height[height]
+        if height == 0:
+            rows = [cases[case][1][node.start] for case, node in nodes]
+        else:
+            vectors, masses = [], []
+            for case, node in nodes:
+                vectors.append(np.stack([merged[case, child.start, child.stop] for child in node.children]))
+                sums = [cases[case][2][child.start : child.stop].sum() for child in node.children]
+                masses.append(np.array(sums, np.float32))
+            rows = list(merger.merge_many(vectors, masses=masses))
+        merged |= {(case, node.start, node.stop): row for (case, node), row in zip(nodes, rows, strict=True)}
+    return np.stack([merged[case, root.start, root.stop] for case, (root, _, _) in enumerate(cases)])

@@ -1,0 +1,249 @@
+"""Small closed forms that mergers are compared with, each as a `SequenceMerger`.
+
+Formulas are over the unit chunk vectors x_i of a sequence and their masses g_i; all results are normalised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merger_plugins._artefact import fingerprint_of
+from merger_plugins._batching import Batch, Ragged, as_masses, as_matrix, unit
+from merger_plugins._nodes import Nodes
+from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
+from merger_plugins.errors import InputError
+from merger_plugins.mergers.base import SequenceMerger, Strategy
+from merger_plugins.mergers.calibration import CalibrationStatistics
+
+Pool = Callable[[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]], Matrix]
+"""Unit vectors (b, n, d), mask and masses (b, n), both zero where padded -> (b, d) of any length."""
+
+WHITENING_RIDGE = 0.003
+"""What is added to every eigenvalue of the covariance, over the largest one."""
+
+
+class PooledMerger(SequenceMerger):
+    """Merges by a function of the unit chunk vectors and their masses.
+
+    In the tree and in a chain, what was merged is merged again with its mass.
+
+    Args:
+        name: what it is called; tells its fingerprint from others.
+        pool: the function.
+        sample: statistics that the function holds, part of the fingerprint, whose d it works in.
+    """
+
+    def __init__(self, name: str, pool: Pool, sample: Sequence[NDArray[np.float64]] = ()) -> None:
+        self.name = name
+        self.dimension = len(sample[0]) if sample else None
+        self.window = None
+        self.fingerprint = fingerprint_of(
+            {"kind": "rival", "name": name}, {str(index): part.tobytes() for index, part in enumerate(sample)}
+        )
+        self._pool = pool
+
+    def __repr__(self) -> str:
+        return f"PooledMerger({self.name!r})"
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Not possible: there is no model to write."""
+        self._refuse(folder)
+
+    def export(self, folder: str | os.PathLike[str]) -> Path:
+        """Not possible: there is no model to write."""
+        self._refuse(folder)
+
+    def _refuse(self, folder: str | os.PathLike[str]) -> NoReturn:
+        raise InputError(
+            f"{self.name!r} is a rival of the benchmark, which no application loads: nothing was written to "
+            f"{os.fspath(folder)}."
+        )
+
+    def _merge_batch(self, batch: Batch) -> Matrix:
+        rows = unit(batch.vectors.reshape(-1, batch.vectors.shape[-1])).reshape(batch.vectors.shape)
+        return unit(self._pool(rows, batch.mask, batch.masses))
+
+    def _ready(self, vectors: Matrix) -> Matrix:
+        return vectors
+
+    def _leaves(self, vectors: Matrix) -> Matrix:
+        return unit(vectors)
+
+    def _join(self, nodes: Nodes) -> Matrix:
+        joined: Matrix = self._again(nodes) * nodes.masses.sum(axis=1, keepdims=True)
+        return joined
+
+    def _read(self, frontier: Sequence[Nodes]) -> Vector:
+        nodes = Nodes.concatenated(frontier, frontier[0].vectors.shape[1])
+        vector: Vector = self._again(Nodes(nodes.vectors[None], nodes.masses[None], nodes.counts[None]))[0]
+        return vector
+
+    def _again(self, nodes: Nodes) -> Matrix:
+        """(b, k, d) groups of nodes -> (b, d) unit; empty nodes count for nothing."""
+        batch = Batch(np.arange(len(nodes.vectors)), nodes.vectors, nodes.masses > 0, nodes.masses)
+        return self._merge_batch(batch)
+
+    def _own(self, leaves: Matrix) -> Matrix:
+        own = np.zeros_like(leaves)
+        full = leaves.any(axis=1)
+        if full.any():
+            own[full] = self.merge_many(list(leaves[full][:, None]))
+        return own
+
+    def _out(self, directions: Matrix) -> Matrix:
+        return unit(directions)
+
+
+class RolledMerger(SequenceMerger):
+    """A merger whose every merge goes through the tree, or through a chain.
+
+    Args:
+        merger: makes the merges.
+        strategy: ``"tree"``, ``"chain"`` or ``"flat"``, as `RollingMerge` takes it.
+    """
+
+    def __init__(self, merger: SequenceMerger, strategy: Strategy) -> None:
+        self.merger = merger
+        self.strategy: Strategy = strategy
+        self.dimension = merger.dimension
+        self.window = None
+        self.context_weights = merger.context_weights
+        self._lazy_carry = merger._lazy_carry
+        self.fingerprint = fingerprint_of(
+            {"kind": "rolled", "merger": merger.fingerprint, "strategy": strategy}, {}
+        )
+
+    def __repr__(self) -> str:
+        return f"RolledMerger({self.merger!r}, {self.strategy!r})"
+
+    @property
+    def fanout(self) -> int:
+        """As the merger's."""
+        return self.merger.fanout
+
+    def merge(self, vectors: MatrixLike, *, masses: MassesLike | None = None) -> Vector:
+        """As `SequenceMerger.merge`, by `RollingMerge`."""
+        array = as_matrix(vectors, self.dimension)
+        rolling = self.merger.rolling(strategy=self.strategy)
+        rolling.extend(array, masses=as_masses(masses, len(array)))
+        return rolling.vector
+
+    def _merge_ragged(self, sequences: Ragged) -> Matrix:
+        merged = np.empty((len(sequences.rows), sequences.vectors.shape[1]), np.float32)
+        for row, start, length in zip(sequences.rows, sequences.starts, sequences.lengths, strict=True):
+            part = slice(int(start), int(start + length))
+            merged[row] = self.merge(sequences.vectors[part], masses=sequences.masses[part])
+        return merged
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the merger; the strategy is not part of it."""
+        return self.merger.save(folder)
+
+    def export(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the merger; the strategy is not part of it."""
+        return self.merger.export(folder)
+
+    def _merge_batch(self, batch: Batch) -> Matrix:
+        rows = zip(batch.vectors, batch.masses, batch.mask, strict=True)
+        return np.stack([self.merge(vectors[mask], masses=masses[mask]) for vectors, masses, mask in rows])
+
+    def _leaves(self, vectors: Matrix) -> Matrix:
+        return self.merger._leaves(vectors)
+
+    def _join(self, nodes: Nodes) -> Matrix:
+        return self.merger._join(nodes)
+
+    def _read(self, frontier: Sequence[Nodes]) -> Vector:
+        return self.merger._read(frontier)
+
+    def _own(self, leaves: Matrix) -> Matrix:
+        return self.merger._own(leaves)
+
+    def _out(self, directions: Matrix) -> Matrix:
+        return self.merger._out(directions)
+
+
+def unweighted_mean() -> PooledMerger:
+    """Σ x_i: every chunk counts alike, a heading as much as a page."""
+    return PooledMerger("unweighted mean", lambda vectors, _mask, _masses: vectors.sum(axis=1))
+
+
+def max_pooling() -> PooledMerger:
+    """The largest entry of every dimension, masses ignored."""
+
+    def pool(vectors: NDArray[np.float32], mask: NDArray[np.bool_], _masses: NDArray[np.float32]) -> Matrix:
+        largest: Matrix = np.where(mask[..., None], vectors, -np.inf).max(axis=1)
+        return largest
+
+    return PooledMerger("max pooling", pool)
+
+
+def first_and_mean() -> PooledMerger:
+    """x_1 + the direction of Σ g_i x_i: the opening counts as much as all of it."""
+
+    def pool(vectors: NDArray[np.float32], _mask: NDArray[np.bool_], masses: NDArray[np.float32]) -> Matrix:
+        opening: Matrix = vectors[:, 0]
+        return opening + unit((masses[:, None] @ vectors)[:, 0])
+
+    return PooledMerger("first + mean", pool)
+
+
+def centred_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> PooledMerger:
+    """Σ g_i x_i / Σ g_i - m, where m is the mean of the collection's chunk vectors.
+
+    Args:
+        sample: sequences (n_i, d) of the collection.
+    """
+    mean = _statistics(sample).mean
+    centre = mean.astype(np.float32)
+
+    def pool(vectors: NDArray[np.float32], _mask: NDArray[np.bool_], masses: NDArray[np.float32]) -> Matrix:
+        total: Matrix = (masses[:, None] @ vectors)[:, 0] / masses.sum(axis=1, keepdims=True)
+        return total - centre
+
+    return PooledMerger("centred mean", pool, [mean])
+
+
+def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> PooledMerger:
+    """P Σ g_i z_i, where z_i is the direction of P (x_i - m), and P = (S + 0.003 λ₁ I)^(-1/2).
+
+    m and S are the plain mean and covariance of the collection's chunk vectors, λ₁ the largest eigenvalue of
+    S. The second P lets a raw query search the result (whitening: Su et al. 2021).
+
+    Args:
+        sample: sequences (n_i, d) of the collection.
+
+    Raises:
+        InputError: the chunk vectors are all the same, so that there is nothing to whiten.
+    """
+    statistics = _statistics(sample)
+    mean = statistics.mean
+    values, vectors = np.linalg.eigh(statistics.second_moment - np.outer(mean, mean))
+    if values[-1] <= 1e-12:
+        raise InputError(
+            f"All {statistics.vectors} chunk vectors of the sample point in one direction, so they have no "
+            "covariance to whiten by. Check that the embedder reads its input."
+        )
+    scales = (np.maximum(values, 0) + WHITENING_RIDGE * values[-1]) ** -0.5
+    whitening = (vectors * (scales / scales.mean())) @ vectors.T
+    centre, transform = mean.astype(np.float32), whitening.astype(np.float32)
+
+    def pool(rows: NDArray[np.float32], _mask: NDArray[np.bool_], masses: NDArray[np.float32]) -> Matrix:
+        shape = rows.shape
+        leaves = unit((rows.reshape(-1, shape[-1]) - centre) @ transform).reshape(shape)
+        total: Matrix = (masses[:, None] @ leaves)[:, 0] @ transform
+        return total
+
+    return PooledMerger("whitened mean", pool, [mean, whitening])
+
+
+def _statistics(sample: Iterable[MatrixLike] | CalibrationStatistics) -> CalibrationStatistics:
+    if isinstance(sample, CalibrationStatistics):
+        return sample
+    return CalibrationStatistics.of(sample)

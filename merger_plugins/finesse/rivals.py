@@ -1,0 +1,310 @@
+"""What mergers are compared with, by name: other mergers, and other ways to search the same collection.
+
+A new merger takes part with one call::
+
+    register(Merging("mine", "what it does", lambda sample: MyMerger().calibrated(sample)))
+
+``sample`` is a list of the collection's sequences, (n_i, d) each; a merger that needs none ignores it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from merger_plugins._batching import unit
+from merger_plugins._types import Matrix
+from merger_plugins.errors import InputError
+from merger_plugins.finesse.collections import Collection, Ints, Units, best_of_group, by_group, unit_texts
+from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.pooling import (
+    RolledMerger,
+    centred_mean,
+    first_and_mean,
+    max_pooling,
+    unweighted_mean,
+    whitened_mean,
+)
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibrated import CalibratedMerger
+from merger_plugins.mergers.loading import SYNTHESIZER, bundled, load_merger
+from merger_plugins.mergers.mean import MeanMerger
+
+Sample = Sequence[Matrix]
+MakeMerger = Callable[[Sample], SequenceMerger]
+
+BASELINE: Final = "mean"
+"""The name of the rival that all others are compared with: what applications do today."""
+
+LIMIT: Final = "limit, orthogonal chunks"
+OWN_LIMIT: Final = "limit, these chunks"
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a rival stores, and what searches it.
+
+    Attributes:
+        vectors: (r, d).
+        target: (r,) what is found when a row is found, ascending.
+        queries: (q, d).
+    """
+
+    vectors: Matrix
+    target: Ints
+    queries: Matrix
+
+    def scores(self, targets: int) -> Matrix:
+        """(q, targets): the cosine of each target's best row, where rows have unit length."""
+        return best_of_group(self.queries @ self.vectors.T, self.target, targets)
+
+
+class Rival(ABC):
+    """One row of every table.
+
+    Attributes:
+        name: its row.
+        about: what it does, in a few words.
+    """
+
+    name: str
+    about: str
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot take part here; None where it can."""
+        return None
+
+    def merger(self, sample: Sample) -> SequenceMerger | None:
+        """Its merger, for a collection of these sequences; None for a rival that does not merge."""
+        del sample
+        return None
+
+    @abstractmethod
+    def stored(self, collection: Collection, cut: Units) -> Stored | None:
+        """What it stores of a collection, so that `cut`'s targets are found; None where it cannot.
+
+        Raises:
+            InputError: its merger has another dimension than the collection; otherwise as `merge`.
+        """
+
+
+@dataclass(frozen=True)
+class Merging(Rival):
+    """Stores one merged vector a unit.
+
+    Attributes:
+        make: gives the merger for a collection's sequences.
+        model: the bundled model that it takes; None for none.
+    """
+
+    name: str
+    about: str
+    make: MakeMerger
+    model: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """Its model, where that is not bundled."""
+        if self.model is None or bundled(self.model).is_dir():
+            return None
+        return f"the model {self.model} is not part of this installation"
+
+    def merger(self, sample: Sample) -> SequenceMerger:
+        """The merger, calibrated where it is one that is."""
+        return self.make(sample)
+
+    def stored(self, collection: Collection, cut: Units) -> Stored:
+        """A vector a unit."""
+        merger = self.make(collection.sequences())
+        merged = merger.merge_many(
+            by_group(collection.chunks, cut.group), masses=by_group(collection.masses, cut.group)
+        )
+        return Stored(merged, cut.target, collection.queries)
+
+
+@dataclass(frozen=True)
+class QuerySide(Rival):
+    """The mean is stored as it is, and every query is mapped: q S⁻¹, S the collection's covariance."""
+
+    name: str
+    about: str
+
+    def stored(self, collection: Collection, cut: Units) -> Stored:
+        """The mean's vectors, and mapped queries."""
+        whitening = calibrated(collection.sequences()).calibration.whitening
+        mean = Merging(self.name, self.about, lambda _sample: MeanMerger()).stored(collection, cut)
+        mapped = (collection.queries @ (whitening @ whitening)).astype(np.float32)
+        return Stored(mean.vectors, mean.target, unit(mapped))
+
+
+@dataclass(frozen=True)
+class EveryChunk(Rival):
+    """Stores a vector a chunk; a unit is as good as its best one (MaxSim).
+
+    Attributes:
+        make: gives a merger whose own vector of each chunk is stored; None stores raw ones.
+        contextual: whether its contextual chunk vectors are.
+    """
+
+    name: str
+    about: str
+    make: MakeMerger | None = None
+    contextual: bool = False
+
+    def stored(self, collection: Collection, cut: Units) -> Stored:
+        """A vector a chunk."""
+        if self.make is None:
+            return Stored(unit(collection.chunks), cut.chunk_target, collection.queries)
+        merger = self.make(collection.sequences())
+        if self.contextual:
+            pairs = zip(collection.sequences(), collection.sequence_masses(), strict=True)
+            own = np.concatenate([merger.contextualize(part, masses=mass) for part, mass in pairs])
+        else:
+            own = merger.merge_many(list(collection.chunks[:, None]))
+        return Stored(own, cut.chunk_target, collection.queries)
+
+
+@dataclass(frozen=True)
+class Embedded(Rival):
+    """Embeds the text of each unit, as far as the embedder's context goes: no merger at all.
+
+    Attributes:
+        embeddings: the embedder; None for the collection's own, which makes this truncation.
+    """
+
+    name: str
+    about: str
+    embeddings: Embeddings | None = None
+
+    def stored(self, collection: Collection, cut: Units) -> Stored | None:
+        """A vector a unit; None for a collection without text."""
+        text = collection.text
+        if text is None:
+            return None
+        task, texts = collection.name, list(unit_texts(collection, cut))
+        if self.embeddings is None:
+            return Stored(text.embed(f"{task}-{cut.level}", texts), cut.target, collection.queries)
+        stored = self.embeddings(f"{task}-{cut.level}", texts)
+        return Stored(stored, cut.target, self.embeddings.queries(f"{task}-queries", text.queries))
+
+
+def native(name: str, embedder: Any, *, folder: Any = None, fingerprint: str | None = None) -> Embedded:
+    """A rival that embeds whole texts with another embedder, such as one of a long context.
+
+    Args:
+        name: its row.
+        embedder: any that `as_embedder` accepts, a sentence-transformers model say.
+        folder: where its vectors are kept; None for nowhere.
+        fingerprint: as `Embeddings` takes it.
+    """
+    return Embedded(
+        name,
+        "whole texts, as far as the model's context goes",
+        Embeddings(embedder, folder, fingerprint=fingerprint),
+    )
+
+
+def calibrated(sample: Sample) -> CalibratedMerger:
+    """The bundled merger, calibrated; without its background where the sample has another dimension."""
+    default = load_merger()
+    if len(sample) and np.shape(sample[0])[-1] != default.dimension:
+        default = CalibratedMerger(dimension=int(np.shape(sample[0])[-1]))
+    merger = default.calibrated(sample)
+    assert isinstance(merger, CalibratedMerger)
+    return merger
+
+
+def orthogonal_limit(count: int) -> float:
+    """1/√n: the most that a vector's mean cosine with n orthogonal vectors can be."""
+    if count < 1:
+        raise InputError(f"count is {count}; there is a limit from 1 vector on.")
+    return float(count**-0.5)
+
+
+def own_limit(vectors: Matrix) -> float:
+    """|Σ x_i| / n: the most that a vector's mean cosine with these n can be, reached by their mean alone."""
+    rows = unit(np.asarray(vectors, np.float32)).astype(np.float64)
+    return float(np.linalg.norm(rows.sum(axis=0)) / len(rows))
+
+
+def _synthesizer(_sample: Sample) -> SequenceMerger:
+    return load_merger(SYNTHESIZER)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Rivals by name, in the order of the tables."""
+
+    known: dict[str, Rival] = field(default_factory=dict)
+
+    def register(self, rival: Rival) -> None:
+        """Add a rival.
+
+        Raises:
+            InputError: there is one of that name, or a limit is called so.
+        """
+        if rival.name in self.known or rival.name in (LIMIT, OWN_LIMIT):
+            raise InputError(f"There is a rival {rival.name!r} already; choose another name.")
+        self.known[rival.name] = rival
+
+    def rivals(self, names: Iterable[str] | None = None) -> list[Rival]:
+        """The rivals of these names; for None all that can take part here.
+
+        Raises:
+            InputError: no such rival, or one that cannot take part here.
+        """
+        if names is None:
+            return [rival for rival in self.known.values() if rival.missing is None]
+        found = []
+        for name in names:
+            rival = self.known.get(name)
+            if rival is None:
+                raise InputError(f"{name!r} is no rival; there are {', '.join(map(repr, self.known))}.")
+            if rival.missing is not None:
+                raise InputError(f"The rival {name!r} cannot take part: {rival.missing}.")
+            found.append(rival)
+        return found
+
+
+_REGISTRY = Registry()
+register, rivals = _REGISTRY.register, _REGISTRY.rivals
+
+for _rival in (
+    Embedded("truncation", "the first tokens embedded, as far as the context goes"),
+    Merging("mean, unweighted", "every chunk counts alike", lambda _sample: unweighted_mean()),
+    Merging(BASELINE, "mass-weighted mean", lambda _sample: MeanMerger()),
+    Merging(
+        "mean, chain", "mean of two, one chunk after another", lambda _: RolledMerger(MeanMerger(), "chain")
+    ),
+    Merging("first + mean", "the opening counts as much as all of it", lambda _sample: first_and_mean()),
+    Merging("max pooling", "the largest entry of every dimension", lambda _sample: max_pooling()),
+    Merging("centred mean", "mean less the collection's mean", centred_mean),
+    Merging("whitened mean", "mean in the whitened space, mapped back", whitened_mean),
+    Merging(
+        "generalised max pooling",
+        "ridge pooling of raw vectors",
+        lambda sample: CalibratedMerger(dimension=np.shape(sample[0])[-1]),
+    ),
+    QuerySide("query-side calibration", "mean stored, queries mapped"),
+    Merging("calibrated", "whitened, ridge-pooled, mapped back, all chunks at once", calibrated),
+    Merging("calibrated, tree", "the same through the tree", lambda s: RolledMerger(calibrated(s), "tree")),
+    Merging(
+        "calibrated, chain", "the same, one after another", lambda s: RolledMerger(calibrated(s), "chain")
+    ),
+    Merging("synthesizer", "the bundled trained merger", _synthesizer, SYNTHESIZER),
+    Merging(
+        "synthesizer, chain",
+        "the same, one chunk after another",
+        lambda sample: RolledMerger(_synthesizer(sample), "chain"),
+        SYNTHESIZER,
+    ),
+    EveryChunk("every chunk", "all raw chunk vectors, the best one counts: the ceiling of today"),
+    EveryChunk("every chunk, calibrated", "all calibrated chunk vectors", calibrated),
+    EveryChunk("every chunk, contextual", "all contextual chunk vectors", calibrated, contextual=True),
+):
+    register(_rival)
