@@ -12,27 +12,40 @@ benchmarks/results/conversation.json.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.common import (
     DEFAULT_DATA,
     Floats,
     Ints,
+    as_found,
     cut,
     embed,
     read_jsonl,
     revision,
+    source,
     write_result,
 )
-from merger_plugins import HistoryGate, load_embedder, load_gate, merge_question, shown_passages
+from merger_plugins import HistoryGate, load_gate
+from merger_plugins.finesse.follow_ups import (
+    Merge,
+    Questions,
+    Turns,
+    alone,
+    gated,
+    halving,
+    load_follow_ups,
+    mixed,
+    passage_scores,
+    shown_before,
+    tokens,
+)
 
 SETS = ("convqa_mtragun", "convqa_trec_cast")
 ARTICLES = {"XQuAD-en": "xquad_en", "COVID-QA": "covidqa"}
@@ -44,75 +57,6 @@ SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DRAWS = 5
 FIRST_DRAWS = 20
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Turns:
-    """A history: (n, d) vectors, oldest first, and their tokens."""
-
-    vectors: Floats
-    masses: Floats
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Questions with their histories.
-
-    Attributes:
-        vectors: (q, d) raw; masses: (q,) tokens.
-        history: of each question.
-        relevant: (q, p) True where a passage answers.
-        group: (q,) questions of one conversation or article, which are not independent.
-        half: (q,) 0 or 1, by a hash of the group's name.
-        passages: (p, d) raw.
-    """
-
-    vectors: Floats
-    masses: Floats
-    history: list[Turns]
-    relevant: NDArray[np.bool_]
-    group: Ints
-    half: Ints
-    passages: Floats
-
-
-Asked = tuple[Floats, tuple[float, ...]]
-"""(k, d) query vectors, and what is taken from the scores of each."""
-
-Merge = Callable[[Floats, float, Turns, Floats], Asked]
-"""(question, its tokens, history, passages shown in it) -> what is searched with."""
-
-
-def alone(question: Floats, _mass: float, _history: Turns, _shown: Floats) -> Asked:
-    return question[None], (0.0,)
-
-
-def mixed(question: Floats, _mass: float, history: Turns, _shown: Floats) -> Asked:
-    if not len(history.vectors):
-        return question[None], (0.0,)
-    merged: Floats = 0.7 * question + 0.3 * history.vectors.mean(axis=0)
-    return merged[None], (0.0,)
-
-
-def halving(question: Floats, _mass: float, history: Turns, _shown: Floats) -> Asked:
-    ages = np.arange(len(history.vectors), 0, -1)
-    merged: Floats = question + (0.5**ages).astype(np.float32) @ history.vectors
-    return merged[None], (0.0,)
-
-
-def gated(gate: HistoryGate, *, both: bool = False, away: bool = False) -> Merge:
-    def merge(question: Floats, mass: float, history: Turns, shown: Floats) -> Asked:
-        query = merge_question(
-            question,
-            history.vectors,
-            question_mass=mass,
-            masses=history.masses if len(history.masses) else None,
-            shown=shown if away else None,
-            gate=gate,
-        )
-        return (query.queries, query.doubts) if both else (query.vector[None], (0.0,))
-
-    return merge
 
 
 BEST = "trained gate, both searched"
@@ -130,28 +74,11 @@ ROWS: dict[str, Merge] = {
 }
 
 
-def shown_before(questions: Questions) -> list[Ints]:
-    """The passages that each history has shown, looked for as in a store: the nearest one to each turn."""
-    found = []
-    for history in questions.history:
-        if not len(history.vectors):
-            found.append(np.zeros(0, np.int64))
-            continue
-        nearest = np.unique((history.vectors @ questions.passages.T).argmax(axis=1))
-        found.append(nearest[shown_passages(history.vectors, questions.passages[nearest])])
-    return found
-
-
 def reciprocal_ranks(
     questions: Questions, shown: list[Ints], merge: Merge, *, without_shown: bool = False
 ) -> Floats:
     """(q,) 1 over the rank of the best right passage; ties count against it."""
-    cases = zip(questions.vectors, questions.masses, questions.history, shown, strict=True)
-    found = [merge(q, float(mass), history, questions.passages[s]) for q, mass, history, s in cases]
-    starts = np.cumsum([0, *(len(queries) for queries, _ in found[:-1])])
-    cosines = np.concatenate([queries for queries, _ in found]) @ questions.passages.T
-    cosines -= np.concatenate([doubts for _, doubts in found]).astype(np.float32)[:, None]
-    scores = np.maximum.reduceat(cosines, starts, axis=0)
+    scores = passage_scores(questions, shown, merge)
     right = np.where(questions.relevant, scores, -np.inf).max(axis=1, keepdims=True)
     above = (scores >= right) & ~questions.relevant
     if without_shown:
@@ -169,50 +96,12 @@ def difference(values: Floats, baseline: Floats, group: Ints) -> dict[str, float
     return {"gain": round(float(gain.mean()), 4), "standard error": round(error / len(gain), 4)}
 
 
-def tokens(texts: list[str]) -> Floats:
-    embedder = load_embedder()
-    counted = [max(embedder.count_tokens(text), 1) for text in texts]
-    return np.minimum(np.array(counted, np.float32), 510)
-
-
-def hashed_half(name: str) -> int:
-    return hashlib.sha256(name.encode()).digest()[0] & 1
-
-
 def load_set(name: str, data: Path) -> tuple[Questions, Questions | None]:
     """The set's questions as they were asked, and, where there are some, rewritten to stand alone."""
-    files = [data / "conv" / f"{name}{part}.jsonl.gz" for part in ("_passages", "")]
-    passages, conversations = (read_jsonl(file) for file in files)
-    index = {row["id"]: i for i, row in enumerate(passages)}
-    asked = [
-        (row, question) for row in conversations for question in row["questions"] if question["evidence"]
-    ]
-    turns = [{turn["turn_id"]: cut(turn["text"], 254) for turn in row["turns"]} for row, _ in asked]
-    texts = [
-        [known[turn] for turn in question["history"]]
-        for known, (_, question) in zip(turns, asked, strict=True)
-    ]
-    flat = [text for history in texts for text in history]
-    ends = np.cumsum([len(history) for history in texts])[:-1]
-    vectors, masses = embed(f"{name}-turns", flat), tokens(flat)
-    relevant = np.zeros((len(asked), len(passages)), bool)
-    for row, (_, question) in zip(relevant, asked, strict=True):
-        row[[index[passage] for passage in question["evidence"]]] = True
-    names = [row["id"] for row, _ in asked]
-    spoken = [question["question"] for _, question in asked]
-    questions = Questions(
-        vectors=embed(f"{name}-asked", spoken),
-        masses=tokens(spoken),
-        history=[Turns(*part) for part in zip(np.split(vectors, ends), np.split(masses, ends), strict=True)],
-        relevant=relevant,
-        group=np.unique(names, return_inverse=True)[1].astype(np.int64),
-        half=np.array([hashed_half(name) for name in names], np.int64),
-        passages=embed(f"{name}-passages-254", [cut(row["text"], 254) for row in passages]),
-    )
-    rewrites = [question["rewrite"] for _, question in asked]
-    if not all(rewrites):
-        return questions, None
-    return questions, replace(questions, vectors=embed(f"{name}-rewrites", rewrites), masses=tokens(rewrites))
+    task = as_found(f"{name}-follow-ups", data)
+    passages, conversations = task.paths(data)
+    loaded = load_follow_ups(task.name, task.revision, passages, conversations, source(data).embed)
+    return loaded.questions, loaded.rewritten
 
 
 def chosen(questions: Questions, rows: Ints, history: list[Turns]) -> Questions:

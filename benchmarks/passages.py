@@ -15,22 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.common import (
     DEFAULT_DATA,
     Collection,
     Floats,
     Ints,
+    as_found,
     embed,
     ndcg10_each,
     read_jsonl,
-    revision,
+    source,
     write_result,
 )
 from benchmarks.retrieval import Scores, sections, tree_roots
 from merger_plugins import CalibrationStatistics, MeanMerger, SequenceMerger, load_merger
-from merger_plugins.chunking import SentenceChunker
+from merger_plugins.finesse import tasks
 from merger_plugins.mergers.base import FANOUT
 
 SETS = ("convqa_mtragun", "convqa_trec_cast")
@@ -44,40 +44,30 @@ COUNTERPARTS = {
 """What a calibrated row is compared with: the same without calibration."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Passages(Collection):
     """One collection whose documents are passages.
 
     Attributes:
+        truncated: (p, d) the first 510 tokens of each.
         rewritten: how many questions are asked in a self-contained form.
-        relevant: (q, p) True where a passage answers a question.
     """
 
+    truncated: Floats
     rewritten: int
-    relevant: NDArray[np.bool_]
 
 
 def load_passages(name: str, data: Path) -> Passages:
     """Read a set's passages and the questions that have evidence among them, chunk and embed."""
-    files = [data / "conv" / f"{name}{part}.jsonl.gz" for part in ("_passages", "")]
-    passages, conversations = (read_jsonl(file) for file in files)
+    task = as_found(name, data)
+    loaded = tasks.load_passages(task, source(data))
+    assert loaded.text is not None
+    _, conversations = (read_jsonl(data / file) for file in task.files)
     questions = [asked for row in conversations for asked in row["questions"] if asked["evidence"]]
-    texts = [row["text"] for row in passages]
-    split = [SentenceChunker().split(text) for text in texts]
-    index = {row["id"]: i for i, row in enumerate(passages)}
-    relevant = np.zeros((len(questions), len(texts)), bool)
-    for row, asked in zip(relevant, questions, strict=True):
-        row[[index[passage] for passage in asked["evidence"]]] = True
     return Passages(
-        name=name,
-        revision=revision(files),
-        chunks=embed(f"{name}-chunks", [chunk.text for chunks in split for chunk in chunks]),
-        document=np.repeat(np.arange(len(split)), [len(chunks) for chunks in split]),
-        masses=np.array([chunk.tokens for chunks in split for chunk in chunks], np.float32),
-        truncated=embed(f"{name}-passages", texts),
-        queries=embed(f"{name}-queries", [asked["rewrite"] or asked["question"] for asked in questions]),
+        **vars(loaded),
+        truncated=embed(f"{name}-passages", list(loaded.text.documents)),
         rewritten=sum(bool(asked["rewrite"]) for asked in questions),
-        relevant=relevant,
     )
 
 
