@@ -251,7 +251,7 @@ def embed_probes(
         else getattr(source, "fingerprint", None)
     )
     return EmbeddedProbes(
-        probes, model, called, found, context or context_of(source)[0], vectors, round(mean, 6)
+        probes, model, called, found, context or context_of(source)[0], vectors, round(mean, 4)
     )
 
 
