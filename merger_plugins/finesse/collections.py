@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
-from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.embedding import Embeddings, check_apart
 from merger_plugins.mergers.base import FANOUT
 
 Ints = NDArray[np.int64]
@@ -92,6 +92,9 @@ class Collection:
                 f"{len(self.masses)} masses, {len(self.queries)} questions and relevant of shape "
                 f"{self.relevant.shape} for {self.documents} documents; these must agree."
             )
+
+        if len(self.chunks) > 1:
+            check_apart(self.chunks, f"The {len(self.chunks)} chunk vectors of {self.name}")
 
     @property
     def documents(self) -> int:

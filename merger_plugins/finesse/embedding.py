@@ -58,6 +58,23 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
+def check_apart(vectors: Matrix, what: str) -> None:
+    """Refuse vectors that are all the same.
+
+    Args:
+        vectors: (n, d).
+        what: how the message calls them.
+
+    Raises:
+        InputError: they are, but for rounding.
+    """
+    if float(np.ptp(vectors, axis=0).max()) < _SAME:
+        raise InputError(
+            f"{what} are all the same, so that nothing can be told apart. Check that the embedder reads its "
+            "input."
+        )
+
+
 class Embeddings:
     """An embedder whose vectors are kept between runs.
 
@@ -125,10 +142,7 @@ class Embeddings:
         else:
             found = self.embedder.embed_documents(texts)
         vectors = as_matrix(found, what="the embedder's answer")
-        if len(set(texts)) > 1 and float(np.ptp(vectors, axis=0).max()) < _SAME:
-            raise InputError(
-                f"The embedder gives one and the same vector for {len(set(texts))} different texts, so "
-                "nothing can be told apart. Check that it reads its input."
-            )
+        if len(set(texts)) > 1:
+            check_apart(vectors, f"The embedder's vectors of {len(set(texts))} different texts")
         lengths = np.linalg.norm(vectors, axis=1)
         return vectors if np.abs(lengths - 1).max() < _NEAR_UNIT else unit(vectors)

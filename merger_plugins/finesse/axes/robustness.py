@@ -13,7 +13,7 @@ import numpy as np
 
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.chunking import Chunk, Chunker, SentenceChunker
-from merger_plugins.errors import InputError
+from merger_plugins.errors import DimensionError, InputError
 from merger_plugins.finesse.axes.retrieval import retrieval
 from merger_plugins.finesse.collections import Collection, Ints, joined
 from merger_plugins.finesse.embedding import Embeddings
@@ -107,9 +107,14 @@ def junk(
     """Chunks of `JUNK` at random places, so many for each chunk of a document.
 
     Raises:
-        InputError: a merger, or the embedder, of another dimension than the collection.
+        DimensionError: a merger, or the embedder, has another dimension than the collection.
     """
     vectors, masses = embed("junk", JUNK), tokens(JUNK)
+    if vectors.shape[1] != collection.chunks.shape[1]:
+        raise DimensionError(
+            f"The embedder gives dimension {vectors.shape[1]}, and the chunks of {collection.name} have "
+            f"{collection.chunks.shape[1]}. Pass the embedder that made them."
+        )
 
     def strange(rng: np.random.Generator, _document: int, count: int) -> tuple[Matrix, Vector]:
         rows = rng.integers(len(vectors), size=count)
