@@ -85,7 +85,7 @@ def test_foreign_chunks_need_a_second_document():
 
 
 def test_junk_has_the_collections_dimension(woods: Collection):
-    with pytest.raises(DimensionError, match=r"dimension 52.*synthetic have 24"):
+    with pytest.raises(DimensionError, match=r"dimension 51.*synthetic have 24"):
         junk([MEAN], woods, Embeddings(WordEmbedder()), shares=(0.5,))
 
 
