@@ -28,28 +28,24 @@ WHITENING_RIDGE = 0.003
 """What is added to every eigenvalue of the covariance, over the largest one."""
 
 
-class PooledMerger(SequenceMerger):
-    """Merges by a function of the unit chunk vectors and their masses.
-
-    In the tree and in a chain, what was merged is merged again with its mass.
+class RivalMerger(SequenceMerger):
+    """A merger that takes part in measurements and is never stored.
 
     Args:
         name: what it is called; tells its fingerprint from others.
-        pool: the function.
-        sample: statistics that the function holds, part of the fingerprint, whose d it works in.
+        sample: statistics that it holds, part of the fingerprint; the first one's length is its dimension.
     """
 
-    def __init__(self, name: str, pool: Pool, sample: Sequence[NDArray[np.float64]] = ()) -> None:
+    def __init__(self, name: str, sample: Sequence[NDArray[np.float64]] = ()) -> None:
         self.name = name
         self.dimension = len(sample[0]) if sample else None
         self.window = None
         self.fingerprint = fingerprint_of(
             {"kind": "rival", "name": name}, {str(index): part.tobytes() for index, part in enumerate(sample)}
         )
-        self._pool = pool
 
     def __repr__(self) -> str:
-        return f"PooledMerger({self.name!r})"
+        return f"{type(self).__name__}({self.name!r})"
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Not possible: there is no model to write."""
@@ -64,6 +60,59 @@ class PooledMerger(SequenceMerger):
             f"{self.name!r} is a rival of the benchmark, which no application loads: nothing was written to "
             f"{os.fspath(folder)}."
         )
+
+
+class SummedMerger(RivalMerger):
+    """Merges by a sum in a space of its own: exactly associative, as nodes of the tree carry the sums.
+
+    Args:
+        name: as `RivalMerger` takes it.
+        lead: unit chunk vectors (n, d) -> (n, d) in that space, of any length.
+        back: sums (n, d) -> (n, d) that a raw query can search, of any length.
+        sample: as `RivalMerger` takes it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lead: Callable[[Matrix], Matrix],
+        back: Callable[[Matrix], Matrix],
+        sample: Sequence[NDArray[np.float64]] = (),
+    ) -> None:
+        super().__init__(name, sample)
+        self._lead, self._back = lead, back
+
+    def _merge_batch(self, batch: Batch) -> Matrix:
+        return self._out((batch.masses[:, None] @ batch.vectors)[:, 0])
+
+    def _leaves(self, vectors: Matrix) -> Matrix:
+        return self._lead(unit(vectors))
+
+    def _join(self, nodes: Nodes) -> Matrix:
+        joined: Matrix = nodes.vectors.sum(axis=1)
+        return joined
+
+    def _read(self, frontier: Sequence[Nodes]) -> Vector:
+        total: Vector = np.concatenate([nodes.vectors for nodes in frontier]).sum(axis=0)
+        return total
+
+    def _out(self, directions: Matrix) -> Matrix:
+        return unit(self._back(directions))
+
+
+class PooledMerger(RivalMerger):
+    """Merges by a function of the unit chunk vectors and their masses.
+
+    In the tree and in a chain, what was merged is merged again with its mass.
+
+    Args:
+        name: as `RivalMerger` takes it.
+        pool: the function.
+    """
+
+    def __init__(self, name: str, pool: Pool) -> None:
+        super().__init__(name)
+        self._pool = pool
 
     def _merge_batch(self, batch: Batch) -> Matrix:
         rows = unit(batch.vectors.reshape(-1, batch.vectors.shape[-1])).reshape(batch.vectors.shape)
@@ -194,7 +243,7 @@ def first_and_mean() -> PooledMerger:
     return PooledMerger("first + mean", pool)
 
 
-def centred_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> PooledMerger:
+def centred_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> SummedMerger:
     """Σ g_i x_i / Σ g_i - m, where m is the mean of the collection's chunk vectors.
 
     Args:
@@ -202,15 +251,10 @@ def centred_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> Pooled
     """
     mean = _statistics(sample).mean
     centre = mean.astype(np.float32)
-
-    def pool(vectors: NDArray[np.float32], _mask: NDArray[np.bool_], masses: NDArray[np.float32]) -> Matrix:
-        total: Matrix = (masses[:, None] @ vectors)[:, 0] / masses.sum(axis=1, keepdims=True)
-        return total - centre
-
-    return PooledMerger("centred mean", pool, [mean])
+    return SummedMerger("centred mean", lambda vectors: vectors - centre, lambda sums: sums, [mean])
 
 
-def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> PooledMerger:
+def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> SummedMerger:
     """P Σ g_i z_i, where z_i is the direction of P (x_i - m), and P = (S + 0.003 λ₁ I)^(-1/2).
 
     m and S are the plain mean and covariance of the collection's chunk vectors, λ₁ the largest eigenvalue of
@@ -234,13 +278,14 @@ def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> Poole
     whitening = (vectors * (scales / scales.mean())) @ vectors.T
     centre, transform = mean.astype(np.float32), whitening.astype(np.float32)
 
-    def pool(rows: NDArray[np.float32], _mask: NDArray[np.bool_], masses: NDArray[np.float32]) -> Matrix:
-        shape = rows.shape
-        leaves = unit((rows.reshape(-1, shape[-1]) - centre) @ transform).reshape(shape)
-        total: Matrix = (masses[:, None] @ leaves)[:, 0] @ transform
-        return total
+    def lead(rows: Matrix) -> Matrix:
+        return unit((rows - centre) @ transform)
 
-    return PooledMerger("whitened mean", pool, [mean, whitening])
+    def back(sums: Matrix) -> Matrix:
+        mapped: Matrix = sums @ transform
+        return mapped
+
+    return SummedMerger("whitened mean", lead, back, [mean, whitening])
 
 
 def _statistics(sample: Iterable[MatrixLike] | CalibrationStatistics) -> CalibrationStatistics:

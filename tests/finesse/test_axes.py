@@ -163,16 +163,19 @@ def test_a_random_division_holds_each_chunk_once(count: int, seed: int):
 
 
 def test_the_mean_is_associative_and_without_masses_it_is_not(woods: Collection):
-    found = associativity([MEAN, UNWEIGHTED], woods, trees=20)
-    # A merged vector has unit length, so that even a mean of means forgets how much its parts agreed.
-    assert values(found, "mean", "cosine with the whole")[None] > 0.999
-    assert (
-        values(found, "unweighted", "cosine with the whole")[None]
-        < values(found, "mean", "cosine with the whole")[None] - 0.002
-    )
-    for name in ("mean", "unweighted"):
-        least = values(found, name, "least cosine with the whole")[None]
-        assert least <= values(found, name, "cosine with the whole")[None]
+    found = associativity([MEAN, UNWEIGHTED, *rivals(["whitened mean"])], woods, trees=20)
+
+    def mean(name: str, way: str, least: str = "") -> float:
+        return values(found, name, f"{least}cosine with the whole, {way}")[None]
+
+    for name in ("mean", "whitened mean"):
+        assert mean(name, "nodes", "least ") == pytest.approx(1, abs=1e-5)
+    # A merged vector has unit length, so that a mean of means forgets how much its parts agreed.
+    assert 0.999 < mean("mean", "merged again") < 1 - 1e-6
+    assert mean("unweighted", "merged again") < mean("mean", "merged again") - 0.002
+    assert mean("whitened mean", "merged again") < 0.999
+    for name in ("mean", "unweighted", "whitened mean"):
+        assert mean(name, "merged again", "least ") < mean(name, "merged again")
 
 
 def test_documents_of_two_chunks_cannot_be_divided():

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from merger_plugins._batching import unit
+from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import EmptyInputError
 from merger_plugins.finesse.axes.windows import cosines
@@ -59,7 +61,9 @@ def associativity(
 ) -> list[Record]:
     """Cosine between the root of a random tree and the merge of the whole.
 
-    Every node of a tree is merged from 2 to 10 merged vectors with their masses, down to single chunks.
+    Every node of a tree has 2 to 10 nodes below it, down to single chunks. A tree is merged twice: from
+    merged vectors with their masses, as somebody does who has nothing else; and from the merger's own nodes,
+    which are what `RollingMerge` and stores keep, and may carry more than a merged vector does.
 
     Args:
         rivals: those that do not merge are left out.
@@ -69,7 +73,8 @@ def associativity(
         seed: of documents, trees and intervals.
 
     Returns:
-        For each rival the mean, ``cosine with the whole``, and ``least cosine with the whole``.
+        For each rival ``cosine with the whole, merged again`` and ``cosine with the whole, nodes``, and the
+        least of each.
 
     Raises:
         InputError: no document is long enough, or a merger has another dimension.
@@ -90,14 +95,36 @@ def associativity(
         if merger is None:
             continue
         whole = merger.merge_many([part for _, part, _ in cases], masses=[mass for *_, mass in cases])
-        each = cosines(_roots(merger, cases), whole)
         where = (AXIS, collection.name, rival.name)
-        found.append(Record.of(*where, "cosine with the whole", each, documents, seed=seed))
-        found.append(Record(*where, "least cosine with the whole", float(each.min()), None, None, trees))
+        nodes = np.stack([_read_from_nodes(merger, *case) for case in cases])
+        for way, roots in (("merged again", _merged_again(merger, cases)), ("nodes", nodes)):
+            each = cosines(roots, whole)
+            name = f"cosine with the whole, {way}"
+            found.append(Record.of(*where, name, each, documents, seed=seed))
+            found.append(Record(*where, f"least {name}", float(each.min()), None, None, trees))
     return found
 
 
-def _roots(merger: SequenceMerger, cases: Sequence[tuple[Node, Matrix, Vector]]) -> Matrix:
+def _read_from_nodes(merger: SequenceMerger, root: Node, vectors: Matrix, masses: Vector) -> Vector:
+    """The root of one tree, read from the merger's nodes below it."""
+    leaves = merger._leaves(unit(np.asarray(vectors, np.float32)))
+
+    def below(node: Node) -> Nodes:
+        return Nodes.concatenated([joined(child) for child in node.children], leaves.shape[1])
+
+    def joined(node: Node) -> Nodes:
+        if not node.children:
+            mass = masses[node.start : node.stop]
+            return Nodes(leaves[node.start : node.stop] * mass, mass, np.ones(1, np.int64))
+        inside = below(node)
+        vector = merger._join(Nodes(inside.vectors[None], inside.masses[None], inside.counts[None]))
+        return Nodes(vector, inside.masses.sum(keepdims=True), inside.counts.sum(keepdims=True))
+
+    out: Vector = merger._out(merger._read([below(root)])[None])[0]
+    return out
+
+
+def _merged_again(merger: SequenceMerger, cases: Sequence[tuple[Node, Matrix, Vector]]) -> Matrix:
     """The roots of all trees, every height in one call."""
     by_height: dict[int, list[tuple[int, Node]]] = {}
 

@@ -58,7 +58,7 @@ def order(
                 [part[places] for part, places in zip(drawn.vectors, permutations, strict=True)],
                 masses=[part[places] for part, places in zip(drawn.masses, permutations, strict=True)],
             )
-            figures[f"change when {name}"] = 1 - cosines(straight, turned)
+            figures[f"change when {name}"] = np.maximum(1 - cosines(straight, turned), 0)
             if drawn.teacher is not None and name == "shuffled":
                 lost = cosines(straight, drawn.teacher) - cosines(turned, drawn.teacher)
                 figures["teacher cosine lost when shuffled"] = lost
