@@ -11,6 +11,8 @@ NEEDED = (
     "merger_plugins/models/all-MiniLM-L6-v2/tokenizer.json",
     "merger_plugins/models/calibrated-all-MiniLM-L6-v2/background.safetensors",
     "merger_plugins/models/follow-up-all-MiniLM-L6-v2/need.safetensors",
+    "merger_plugins/models/synthesizer-all-MiniLM-L6-v2/model.onnx",
+    "merger_plugins/training/recipes/release.toml",
     "merger_plugins/demo/corpus/questions.json",
 )
 

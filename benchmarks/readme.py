@@ -1,15 +1,22 @@
-"""Writes the README's tables from the result files; with ``--check`` only compares them."""
+"""Writes the tables of README.md and onnx_export/EXPERIMENTS.md from the result files.
+
+With ``--check`` it only compares them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
 
 README = ROOT / "README.md"
+EXPERIMENTS = ROOT / "onnx_export" / "EXPERIMENTS.md"
 
 DOCUMENT_ROWS = (
     ("truncation", "the first 510 tokens, embedded (truncation)", "1 a document"),
@@ -106,6 +113,9 @@ CHAT_ROWS = (
     ("the same without times", "the same where turns have no times"),
 )
 GAINS = "gain by calibrating on a subset"
+MERGERS = ("mean", "calibrated", "synthesizer")
+ONE_VECTOR = ("truncation", "mean", "calibrated, at once", "synthesizer", "calibrated + synthesizer")
+TEXTS = {"wikipedia": "Wikipedia, held out", "covidqa": "COVID-QA's papers"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -204,6 +214,108 @@ def chat_rows(figures: dict[str, Any]) -> str:
     )
 
 
+def synthesizer_rows(figures: dict[str, Any]) -> str:
+    columns = [(texts, merger) for texts in TEXTS for merger in MERGERS]
+
+    def row(what: str, cell: Callable[[dict[str, Any], str], str]) -> tuple[str, ...]:
+        return what, *(cell(figures[texts], merger) for texts, merger in columns)
+
+    def fidelity(part: dict[str, Any], merger: str, count: str) -> str:
+        return f"{part['mergers'][merger]['by_chunks'][count]:.3f}"
+
+    def kept(part: dict[str, Any], merger: str, way: str, length: str) -> str:
+        return f"{part['lengths'][way][length][merger]['mean']:.3f}"
+
+    def plus(value: float, error: float) -> str:
+        return f"{value:.4f} ± {error:.4f}"
+
+    return table(
+        ("", *(f"{TEXTS[texts]}: {merger}" for texts, merger in columns)),
+        row(
+            "the teacher's vector, 2 to 10 chunks", lambda part, one: f"{part['mergers'][one]['teacher']:.3f}"
+        ),
+        *(row(f"{count} chunks", partial(fidelity, count=count)) for count in ("2", "5", "10")),
+        *(
+            row(f"the first ten chunks, of {length}, {way}", partial(kept, way=way, length=length))
+            for way in ("tree", "chain")
+            for length in ("10", "20", "50", "100")
+        ),
+        row(
+            "a random tree of 100 and `merge`", lambda part, one: f"{part['associativity'][one]['mean']:.3f}"
+        ),
+        row(
+            "lost by shuffling",
+            lambda part, one: plus(part["mergers"][one]["order"], part["mergers"][one]["order_error"]),
+        ),
+        row(
+            "a sequence, rather than its reverse",
+            lambda part, one: plus(part["recognition"][one]["mean"], part["recognition"][one]["error"]),
+        ),
+    )
+
+
+def one_vector_rows(figures: dict[str, Any]) -> str:
+    def gain(found: dict[str, Any], row: str) -> str:
+        value, error = found["against calibrated"][row]
+        return f"{found['ndcg@10'][row]:.3f}" + (
+            "" if row == ONE_VECTOR[2] else f" ({value:+.3f} ± {error:.3f})"
+        )
+
+    return table(
+        ("set", *ONE_VECTOR),
+        *((name, *(gain(found, row) for row in ONE_VECTOR)) for name, found in figures["retrieval"].items()),
+    )
+
+
+def ablation_rows(rows: dict[str, Any]) -> str:
+    def cells(found: dict[str, Any]) -> Iterator[str]:
+        yield f"{found['teacher']:.3f}"
+        yield f"{found['spread']:.4f}" if found.get("spread") is not None else ""
+        yield f"{found['by_chunks']['10']:.3f}"
+        yield f"{found['retrieval']:.3f}"
+        yield f"{found['order']:.4f} ± {found['order_error']:.4f}"
+        yield f"{found['associativity']:.4f}"
+
+    head = (
+        "training",
+        "teacher",
+        "between seeds",
+        "10 chunks",
+        "retrieval",
+        "lost by shuffling",
+        "tree and whole",
+    )
+    return table(head, *((name, *cells(found)) for name, found in rows.items()))
+
+
+def synthesizer_beside(figures: dict[str, Any]) -> str:
+    def fidelity(texts: str, count: str | None = None) -> list[str]:
+        found = [figures[texts]["mergers"][merger] for merger in MERGERS]
+        return [f"{row['by_chunks'][count] if count else row['teacher']:.3f}" for row in found]
+
+    def retrieval(name: str) -> list[str]:
+        rows = ("mean", "calibrated, at once", "synthesizer")
+        return [f"{figures['retrieval'][name]['ndcg@10'][row]:.3f}" for row in rows]
+
+    return table(
+        ("", *MERGERS),
+        ("cosine with the teacher, Wikipedia, 2 to 10 chunks", *fidelity("wikipedia")),
+        ("the same, 10 chunks", *fidelity("wikipedia", "10")),
+        ("COVID-QA's papers, 2 to 10 chunks", *fidelity("covidqa")),
+        ("the right document, nDCG@10: COVID-QA", *retrieval("covidqa")),
+        ("XQuAD-en", *retrieval("xquad_en")),
+    )
+
+
+def experiments() -> dict[str, str]:
+    figures = load("synthesizer")["figures"]
+    return {
+        "ablations": ablation_rows(load("ablations")["figures"]["rows"]),
+        "synthesizer": synthesizer_rows(figures),
+        "one-vector": one_vector_rows(figures),
+    }
+
+
 def tables() -> dict[str, str]:
     sets = load("retrieval")["figures"]
     covid, xquad = (sets[name]["ndcg@10"] for name in ("covidqa", "xquad_en"))
@@ -252,6 +364,7 @@ def tables() -> dict[str, str]:
         "follow-up": follow_up_rows(conversation["follow-up questions"]),
         "self-contained": self_contained_rows(conversation["self-contained questions"]),
         "chat": chat_rows(load("chat")["figures"]),
+        "synthesizer": synthesizer_beside(load("synthesizer")["figures"]),
         "speed": table(
             ("ratio", "measured"),
             *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items()),
@@ -266,30 +379,31 @@ def tables() -> dict[str, str]:
     }
 
 
-def filled(text: str) -> str:
-    for name, content in tables().items():
+def filled(page: Path, contents: dict[str, str]) -> str:
+    text = page.read_text(encoding="utf-8")
+    for name, content in contents.items():
         block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
         text, found = re.subn(
             rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
         )
         if found != 1:
             raise SystemExit(
-                f"README.md needs one block <!-- {name} --> ... <!-- /{name} -->; it has {found}."
+                f"{page.name} needs one block <!-- {name} --> ... <!-- /{name} -->; it has {found}."
             )
     return text
 
 
 def main() -> int:
-    text = README.read_text(encoding="utf-8")
-    fresh = filled(text)
-    if "--check" not in sys.argv:
-        README.write_text(fresh, encoding="utf-8")
-    elif fresh != text:
-        print(
-            "README.md disagrees with benchmarks/results; run: python -m benchmarks.readme", file=sys.stderr
-        )
-        return 1
-    return 0
+    status = 0
+    for page, contents in ((README, tables()), (EXPERIMENTS, experiments())):
+        fresh = filled(page, contents)
+        if "--check" not in sys.argv:
+            page.write_text(fresh, encoding="utf-8")
+        elif fresh != page.read_text(encoding="utf-8"):
+            wrong = f"{page.name} disagrees with benchmarks/results; run: python -m benchmarks.readme"
+            print(wrong, file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":
