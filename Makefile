@@ -1,6 +1,7 @@
 # make demo   the main job on the sample documents; DOCS=folder Q="a question" for your own
 # make test   everything the tests need, then the tests
 # make lowest what the databases' and the frameworks' own objects are tested with, the oldest that pyproject.toml claims
+# make finesse-conformance  our FINESSE against the public package finesse-benchmark
 # make check  lint, types, import contracts, the wheel, a base-only install
 # make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
@@ -9,7 +10,7 @@ WORKERS ?= 2
 DOCS ?=
 Q ?=
 
-.PHONY: demo test lowest check bench clean
+.PHONY: demo test lowest finesse-conformance check bench clean
 
 demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
@@ -20,6 +21,9 @@ test: .venv/test/.done
 
 lowest: .venv/lowest/.done
 	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations tests/langchain/test_history.py tests/langchain/test_vectorstore.py tests/stores/test_ranking.py
+
+finesse-conformance: .venv/test/.done .venv/finesse/.done
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/finesse .venv/test/bin/python -m pytest integrations/finesse-benchmark
 
 check: .venv/test/.done
 	.venv/test/bin/ruff check .
@@ -62,6 +66,10 @@ bench: .venv/bench/.done
 .venv/lowest/.done: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv .venv/lowest
 	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[frameworks]" $$(.venv/lowest/bin/python .ci/lowest.py qdrant chroma langchain llama-index frameworks)
+	@touch $@
+
+.venv/finesse/.done: integrations/finesse-benchmark/requirements.txt | .venv/test/.done
+	.venv/test/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target .venv/finesse -r $<
 	@touch $@
 
 clean:

@@ -186,7 +186,7 @@ def choose_probes(
         if counted(beginning) < tokens:
             short += 1
             continue
-        text = _cut(beginning, tokens, counted)
+        text = first_tokens(beginning, tokens, counted)
         keys = {whole, _digest(text)}
         if keys & seen:
             doubles += 1
@@ -301,7 +301,7 @@ def _revision(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cut(text: str, tokens: int, count: Callable[[str], int]) -> str:
+def first_tokens(text: str, tokens: int, count: Callable[[str], int]) -> str:
     """The longest beginning of at most `tokens` tokens, back to the last space where one is near."""
     low, high = 0, len(text)
     while low < high:
