@@ -101,8 +101,11 @@ def test_a_merger_of_another_dimension_is_refused(axis: object, woods: Collectio
 
 
 def test_fidelity_is_the_cosine_with_the_vector_of_the_text(texts: Collection):
-    found = fidelity([MEAN, *rivals(["every chunk"])], texts, counts=(2, 3), per_count=4)
-    assert {record.rival for record in found} == {"mean"}
+    found = fidelity([MEAN, *rivals(["every chunk", "calibrated"])], texts, counts=(2, 3), per_count=4)
+    assert {record.rival for record in found} == {"mean", "calibrated"}
+    through = "teacher cosine, through the merger"
+    assert values(found, "mean", through) == pytest.approx(values(found, "mean", "teacher cosine"))
+    assert values(found, "calibrated", through)[None] > values(found, "calibrated", "teacher cosine")[None]
     assert texts.text is not None
     drawn = windows(texts, counts=(2, 3), per_count=4)
     for count in (2, 3):
