@@ -22,19 +22,17 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from merger_plugins._artefact import open_artefact
-from merger_plugins._batching import as_matrix, unit
+from merger_plugins._batching import unit
 from merger_plugins._types import Matrix
 from merger_plugins.chunking import CHUNK_TOKENS
-from merger_plugins.embedders import Embedder, MiniLMEmbedder, WrappedEmbedder, as_embedder, load_embedder
+from merger_plugins.embedders import Embedder, WrappedEmbedder, as_embedder, load_embedder
 from merger_plugins.embedders.checked import context_of
-from merger_plugins.embedders.minilm import FOLDER
 from merger_plugins.errors import DocumentError, InputError
+from merger_plugins.finesse.embedding import Embeddings
 
 INDEPENDENT: Final = 0.1
 """Mean cosine between probes up to which they count as independent."""
 
-_CONSTANT = 0.999
 _CHARACTERS_A_TOKEN = 24  # of an article's beginning that is kept; few languages have more than 8
 _OTHERS = re.compile(r"[\W_]+")
 _WORD_AT_END = re.compile(r"\s+\S{1,24}$")
@@ -209,6 +207,7 @@ def embed_probes(
     probes: Probes,
     embedder: Any = None,
     *,
+    folder: Path | None = None,
     name: str | None = None,
     fingerprint: str | None = None,
     context: int | None = None,
@@ -220,38 +219,37 @@ def embed_probes(
     Args:
         probes: the texts, at least 2.
         embedder: any that `as_embedder` accepts; the bundled one for None.
-        name: what result files call it; that of the object for None.
+        folder: where vectors are kept between runs; None for nowhere.
+        name: what result files call the embedder; its own name for None.
         fingerprint: what tells it from other models; that of the object, where it has one, for None.
         context: tokens that it reads of one text; what the object tells for None.
 
     Raises:
-        InputError: fewer than 2 probes, vectors that are empty, not finite or zero, or all of one direction.
+        InputError: fewer than 2 probes, vectors that are not finite, zero or all the same, or a folder for
+            an embedder without fingerprint.
     """
     if len(probes) < 2:
         raise InputError(f"{len(probes)} probes arrived; at least 2 are needed to compare them.")
     model = load_embedder() if embedder is None else as_embedder(embedder)
     source = model.source if isinstance(model, WrappedEmbedder) else model
-    vectors = unit(as_matrix(model.embed_documents(probes.texts), what="the embedder's answer"))
-    mean = mean_cosine(vectors)
+    embeddings = Embeddings(model, folder, fingerprint=fingerprint or getattr(source, "fingerprint", None))
+    vectors = unit(embeddings("probes", probes.texts))
     called = name or str(getattr(source, "name", type(source).__qualname__))
-    if mean > _CONSTANT:
-        raise InputError(
-            f"The embedder {called} gives {len(probes)} different texts one direction (mean cosine "
-            f"{mean:.4f}), so nothing can be told apart. Check that it reads its input."
-        )
+    mean = mean_cosine(vectors)
     if mean > INDEPENDENT:
         warnings.warn(
             f"The mean cosine between probes is {mean:.3f}, above {INDEPENDENT}: to {called} these texts are "
             "not independent, and scores are lower than they would be. Its languages may be others.",
             stacklevel=2,
         )
-    found = fingerprint or (
-        open_artefact(FOLDER).fingerprint
-        if isinstance(source, MiniLMEmbedder)
-        else getattr(source, "fingerprint", None)
-    )
     return EmbeddedProbes(
-        probes, model, called, found, context or context_of(source)[0], vectors, round(mean, 4)
+        probes,
+        model,
+        called,
+        embeddings.fingerprint,
+        context or context_of(source)[0],
+        vectors,
+        round(mean, 4),
     )
 
 

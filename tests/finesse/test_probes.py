@@ -95,12 +95,23 @@ def test_vectors_of_any_length_are_normalised() -> None:
     assert plain.context == WordEmbedder.max_seq_length
 
 
+def test_vectors_are_kept_between_runs(tmp_path: Path) -> None:
+    probes, embedder = some_probes(12), WordEmbedder()
+    first = embed_probes(probes, embedder, folder=tmp_path)
+    embedder.seen.clear()
+    again = embed_probes(probes, embedder, folder=tmp_path)
+    assert not embedder.seen
+    np.testing.assert_array_equal(again.vectors, first.vectors)
+    embed_probes(probes, embedder, folder=tmp_path, fingerprint="another model")
+    assert embedder.seen == list(probes.texts)
+
+
 def test_an_embedder_that_tells_nothing_apart() -> None:
     class Constant(WordEmbedder):
         def embed_query(self, text: str) -> np.ndarray:
             return np.arange(1, 9) + len(text) * 1e-9
 
-    with pytest.raises(InputError, match="Constant gives 12 different texts one direction"):
+    with pytest.raises(InputError, match="vectors of 12 different texts are all the same"):
         embedded(12, embedder=Constant())
 
     class Zero(WordEmbedder):
