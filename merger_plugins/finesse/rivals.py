@@ -18,6 +18,7 @@ import numpy as np
 
 from merger_plugins._batching import unit
 from merger_plugins._types import Matrix
+from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.errors import InputError
 from merger_plugins.finesse.collections import Collection, Ints, Units, best_of_group, by_group, unit_texts
 from merger_plugins.finesse.embedding import Embeddings
@@ -69,10 +70,12 @@ class Rival(ABC):
     Attributes:
         name: its row.
         about: what it does, in a few words.
+        dimension: the only one that it works in; None for any.
     """
 
     name: str
     about: str
+    dimension: int | None = None
 
     @property
     def missing(self) -> str | None:
@@ -106,6 +109,7 @@ class Merging(Rival):
     about: str
     make: MakeMerger
     model: str | None = None
+    dimension: int | None = None
 
     @property
     def missing(self) -> str | None:
@@ -252,14 +256,22 @@ class Registry:
             raise InputError(f"There is a rival {rival.name!r} already; choose another name.")
         self.known[rival.name] = rival
 
-    def rivals(self, names: Iterable[str] | None = None) -> list[Rival]:
-        """The rivals of these names; for None all that can take part here.
+    def rivals(self, names: Iterable[str] | None = None, *, dimension: int | None = None) -> list[Rival]:
+        """The rivals of these names, or all that can take part here.
+
+        Args:
+            names: in the order wanted; None for all.
+            dimension: for all: those that work in it; None leaves none out for it.
 
         Raises:
             InputError: no such rival, or one that cannot take part here.
         """
         if names is None:
-            return [rival for rival in self.known.values() if rival.missing is None]
+            return [
+                rival
+                for rival in self.known.values()
+                if rival.missing is None and (dimension is None or rival.dimension in (dimension, None))
+            ]
         found = []
         for name in names:
             rival = self.known.get(name)
@@ -296,12 +308,13 @@ for _rival in (
     Merging(
         "calibrated, chain", "the same, one after another", lambda s: RolledMerger(calibrated(s), "chain")
     ),
-    Merging("synthesizer", "the bundled trained merger", _synthesizer, SYNTHESIZER),
+    Merging("synthesizer", "the bundled trained merger", _synthesizer, SYNTHESIZER, MiniLMEmbedder.dimension),
     Merging(
         "synthesizer, chain",
         "the same, one chunk after another",
         lambda sample: RolledMerger(_synthesizer(sample), "chain"),
         SYNTHESIZER,
+        MiniLMEmbedder.dimension,
     ),
     EveryChunk("every chunk", "all raw chunk vectors, the best one counts: the ceiling of today"),
     EveryChunk("every chunk, calibrated", "all calibrated chunk vectors", calibrated),

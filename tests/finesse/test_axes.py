@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merger_plugins import MeanMerger
+from merger_plugins import MeanMerger, load_merger
+from merger_plugins._artefact import write_artefact
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.finesse.axes.associativity import Node, associativity, random_division
 from merger_plugins.finesse.axes.cost import cost
@@ -23,6 +24,7 @@ from merger_plugins.finesse.follow_ups import FollowUps
 from merger_plugins.finesse.pooling import PooledMerger, first_and_mean, unweighted_mean
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.rivals import LIMIT, OWN_LIMIT, Merging, orthogonal_limit, rivals
+from merger_plugins.mergers.graphs import MODEL
 from tests.finesse.lab import WordEmbedder, collection, conversation_data, retrieval_data, source
 from tests.strategies import chunk_vectors
 
@@ -50,8 +52,9 @@ def values(records: Iterable[Record], rival: str, metric: str) -> dict[float | N
 
 
 def test_every_rival_takes_part_in_retrieval(texts: Collection):
-    found = retrieval(rivals(), texts, levels=("documents", "sections", "passages"))
-    for rival in rivals():
+    chosen = rivals(dimension=texts.chunks.shape[1])
+    found = retrieval(chosen, texts, levels=("documents", "sections", "passages"))
+    for rival in chosen:
         scores = [record for record in found if record.rival == rival.name and record.low is not None]
         assert len(scores) == 12, rival.name
         assert all(0 <= r.low <= r.value <= r.high <= 1 and r.n == 6 for r in scores if r.high is not None)
@@ -179,6 +182,20 @@ def test_the_mean_is_associative_and_without_masses_it_is_not(woods: Collection)
     assert mean("whitened mean", "merged again") < 0.999
     for name in ("mean", "unweighted", "whitened mean"):
         assert mean(name, "merged again", "least ") < mean(name, "merged again")
+
+
+def test_a_graph_with_a_window_takes_part(woods: Collection, tmp_path: Path):
+    graph = MeanMerger().export(tmp_path / "whole", dimension=24) / MODEL
+    config = {"kind": "onnx", "dimension": 24, "window": 4}
+    folder = write_artefact(tmp_path / "window", config, {MODEL: graph.read_bytes()}).path
+    windowed = Merging("windowed", "", lambda _sample: load_merger(folder))
+    found = associativity([windowed], woods, trees=10)
+    # Every node is a normalised mean, so that merging again and the nodes are the same thing.
+    for figure in ("cosine with the whole", "least cosine with the whole"):
+        again = values(found, "windowed", f"{figure}, merged again")[None]
+        assert again == pytest.approx(values(found, "windowed", f"{figure}, nodes")[None], abs=1e-5)
+        assert 0.99 < again < 1 - 1e-6
+    assert values(retrieval([windowed], woods), "windowed", "recall@1")[None] == 1
 
 
 def test_documents_of_two_chunks_cannot_be_divided():

@@ -257,10 +257,13 @@ def test_a_registry_gives_what_can_take_part():
     known = Registry()
     known.register(Merging("mine", "", lambda _sample: MeanMerger()))
     known.register(Merging("absent", "", lambda _sample: MeanMerger(), model="no-such-model"))
-    assert [rival.name for rival in known.rivals()] == ["mine"]
+    known.register(Merging("narrow", "", lambda _sample: MeanMerger(), dimension=7))
+    assert [rival.name for rival in known.rivals()] == ["mine", "narrow"]
+    assert [rival.name for rival in known.rivals(dimension=7)] == ["mine", "narrow"]
+    assert [rival.name for rival in known.rivals(dimension=24)] == ["mine"]
     with pytest.raises(InputError, match="no-such-model is not part of this installation"):
         known.rivals(["absent"])
-    with pytest.raises(InputError, match="'yours' is no rival; there are 'mine', 'absent'"):
+    with pytest.raises(InputError, match="'yours' is no rival; there are 'mine', 'absent', 'narrow'"):
         known.rivals(["yours"])
     with pytest.raises(InputError, match="already"):
         known.register(Merging("mine", "", lambda _sample: MeanMerger()))

@@ -61,9 +61,10 @@ def associativity(
 ) -> list[Record]:
     """Cosine between the root of a random tree and the merge of the whole.
 
-    Every node of a tree has 2 to 10 nodes below it, down to single chunks. A tree is merged twice: from
-    merged vectors with their masses, as somebody does who has nothing else; and from the merger's own nodes,
-    which are what `RollingMerge` and stores keep, and may carry more than a merged vector does.
+    Every node of a tree has 2 to 10 nodes below it (no more than the merger's window), down to single chunks.
+    A tree is merged twice: from merged vectors with their masses, as somebody does who has nothing else; and
+    from the merger's own nodes, which are what `RollingMerge` and stores keep, and may carry more than a
+    merged vector does.
 
     Args:
         rivals: those that do not merge are left out.
@@ -83,18 +84,17 @@ def associativity(
     long = [index for index, part in enumerate(sample) if len(part) >= LEAST_CHUNKS]
     if not long:
         raise EmptyInputError(f"{collection.name} has no document of {LEAST_CHUNKS} chunks to divide.")
-    rng = np.random.default_rng(seed)
-    documents = rng.choice(np.array(long), trees)
-    cases = []
-    for index in documents.tolist():
-        count = min(len(sample[index]), most_chunks)
-        cases.append((random_division(0, count, rng), sample[index][:count], masses[index][:count]))
+    documents = np.random.default_rng(seed).choice(np.array(long), trees)
+    parts = [(sample[index][:most_chunks], masses[index][:most_chunks]) for index in documents.tolist()]
     found = []
     for rival in rivals:
         merger = rival.merger(sample)
         if merger is None:
             continue
-        whole = merger.merge_many([part for _, part, _ in cases], masses=[mass for *_, mass in cases])
+        rng = np.random.default_rng(seed)
+        fanout = min(FANOUT, merger.fanout)
+        cases = [(random_division(0, len(part), rng, fanout), part, mass) for part, mass in parts]
+        whole = merger.merge_many([part for part, _ in parts], masses=[mass for _, mass in parts])
         where = (AXIS, collection.name, rival.name)
         nodes = np.stack([_read_from_nodes(merger, *case) for case in cases])
         for way, roots in (("merged again", _merged_again(merger, cases)), ("nodes", nodes)):
