@@ -20,7 +20,16 @@ from merger_plugins._batching import unit
 from merger_plugins._types import Matrix
 from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.errors import InputError
-from merger_plugins.finesse.collections import Collection, Ints, Units, best_of_group, by_group, unit_texts
+from merger_plugins.finesse.collections import (
+    Collection,
+    Ints,
+    Level,
+    Units,
+    best_of_group,
+    by_group,
+    unit_texts,
+    units,
+)
 from merger_plugins.finesse.embedding import Embeddings
 from merger_plugins.finesse.pooling import (
     RolledMerger,
@@ -34,6 +43,7 @@ from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.loading import SYNTHESIZER, bundled, load_merger
 from merger_plugins.mergers.mean import MeanMerger
+from merger_plugins.stores import FusionWeights
 
 Sample = Sequence[Matrix]
 MakeMerger = Callable[[Sample], SequenceMerger]
@@ -53,11 +63,13 @@ class Stored:
         vectors: (r, d).
         target: (r,) what is found when a row is found, ascending.
         queries: (q, d).
+        beside: vectors that are stored beside these, whose part in the scores is in these already.
     """
 
     vectors: Matrix
     target: Ints
     queries: Matrix
+    beside: int = 0
 
     def scores(self, targets: int) -> Matrix:
         """(q, targets): the cosine of each target's best row, where rows have unit length."""
@@ -171,6 +183,42 @@ class EveryChunk(Rival):
         else:
             own = merger.merge_many(list(collection.chunks[:, None]))
         return Stored(own, cut.chunk_target, collection.queries)
+
+
+@dataclass(frozen=True)
+class Fused(Rival):
+    """Stores chunks, sections and roots; a chunk brings its section and its root along, as stores fuse them.
+
+    A fused score is a weighted sum of cosines with one query, which is the product of the query with the
+    weighted sum of the three vectors.
+
+    Attributes:
+        make: gives the merger of all three.
+        weights: of the three.
+    """
+
+    name: str
+    about: str
+    make: MakeMerger
+    weights: FusionWeights = field(default_factory=FusionWeights)
+
+    def stored(self, collection: Collection, cut: Units) -> Stored:
+        """A weighted sum a chunk, and as many vectors beside as there are sections and roots."""
+        merger = self.make(collection.sequences())
+        total = self.weights.chunk * merger.merge_many(list(collection.chunks[:, None]))
+        beside = 0
+        above: tuple[tuple[Level, float], ...] = (
+            ("sections", self.weights.section),
+            ("documents", self.weights.root),
+        )
+        for level, weight in above:
+            part = units(collection, level)
+            merged = merger.merge_many(
+                by_group(collection.chunks, part.group), masses=by_group(collection.masses, part.group)
+            )
+            total += weight * merged[part.group]
+            beside += len(merged)
+        return Stored(total.astype(np.float32), cut.chunk_target, collection.queries, beside)
 
 
 @dataclass(frozen=True)
@@ -319,5 +367,6 @@ for _rival in (
     EveryChunk("every chunk", "all raw chunk vectors, the best one counts: the ceiling of today"),
     EveryChunk("every chunk, calibrated", "all calibrated chunk vectors", calibrated),
     EveryChunk("every chunk, contextual", "all contextual chunk vectors", calibrated, contextual=True),
+    Fused("every chunk, fused", "all calibrated chunk vectors with their section and root", calibrated),
 ):
     register(_rival)

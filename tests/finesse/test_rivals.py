@@ -13,6 +13,7 @@ from merger_plugins.finesse.rivals import (
     BASELINE,
     Embedded,
     EveryChunk,
+    Fused,
     Merging,
     QuerySide,
     Registry,
@@ -24,6 +25,7 @@ from merger_plugins.finesse.rivals import (
     rivals,
 )
 from merger_plugins.mergers.calibrated import ridge
+from merger_plugins.stores import FusionWeights
 from tests.finesse.lab import WordEmbedder, collection, retrieval_data, source
 from tests.strategies import chunk_vectors
 
@@ -184,6 +186,22 @@ def test_own_and_contextual_vectors_are_the_mergers(woods: Collection):
     np.testing.assert_allclose(plain.vectors, unit(woods.chunks), atol=1e-6)
     third = merger.contextualize(woods.sequences()[2], masses=woods.sequence_masses()[2])
     np.testing.assert_allclose(near.vectors[woods.document == 2], third, atol=1e-6)
+
+
+def test_fused_scores_are_those_of_the_levels_added_up(woods: Collection):
+    cut, weights = units(woods, "documents"), FusionWeights()
+    stored = Fused("fused", "", lambda _sample: MeanMerger(), weights).stored(woods, cut)
+    mean = MeanMerger()
+    expected = np.full((len(woods.queries), 12), -np.inf)
+    for document, (part, mass) in enumerate(zip(woods.sequences(), woods.sequence_masses(), strict=True)):
+        root = woods.queries @ mean.merge(part, masses=mass)
+        for place, chunk in enumerate(unit(part)):
+            start = place // 10 * 10
+            section = mean.merge(part[start : start + 10], masses=mass[start : start + 10])
+            score = woods.queries @ chunk + weights.section * (woods.queries @ section) + weights.root * root
+            expected[:, document] = np.maximum(expected[:, document], score)
+    np.testing.assert_allclose(stored.scores(12), expected, atol=1e-5)
+    assert stored.beside == 12 * 2 + 12
 
 
 def test_query_side_calibration_maps_queries_alone(woods: Collection):

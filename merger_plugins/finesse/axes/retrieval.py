@@ -54,7 +54,7 @@ def retrieval(
                 for name, values in each.items()
             ]
             rows, dimension = stored.vectors.shape
-            vectors = rows / collection.documents
+            vectors = (rows + stored.beside) / collection.documents
             for name, value in (
                 (f"vectors a document{place}", vectors),
                 (f"MB a thousand documents{place}", vectors * dimension * BYTES / 1e3),
