@@ -49,7 +49,7 @@ def chunks() -> list[str]:
 
 @pytest.fixture(scope="module")
 def vectors(chunks: list[str]) -> Floats:
-    return load_embedder().embed_documents(chunks)
+    return load_embedder().embed_documents(chunks[:192])
 
 
 def random_vectors(seed: int, count: int, dimension: int) -> Floats:
