@@ -152,7 +152,7 @@ def choose_probes(
     tokens: int = CHUNK_TOKENS,
     count_tokens: Callable[[str], int] | None = None,
     seed: int = 0,
-    languages: Collection[str] | None = None,
+    languages: Collection[str] | str | None = None,
 ) -> Probes:
     """Draw articles, shuffled over all languages, and cut each to its first tokens.
 
@@ -162,10 +162,10 @@ def choose_probes(
     Args:
         articles: all there are; read once, of each only its beginning is kept.
         count: probes to draw.
-        tokens: that each probe is cut to; words stay whole.
+        tokens: that each probe is cut to; words stay whole where spaces part them.
         count_tokens: tokens of a text without special ones; the bundled embedder's for None.
         seed: of the draw.
-        languages: the only ones to draw from; None for all.
+        languages: the only one, or ones, to draw from; None for all.
 
     Raises:
         InputError: a setting is out of range, or there are too few independent articles.
@@ -173,7 +173,8 @@ def choose_probes(
     if count < 1 or tokens < 1:
         raise InputError(f"count is {count} and tokens {tokens}; both are at least 1.")
     counted = count_tokens or load_embedder().count_tokens
-    lots = sorted(_lots(articles, tokens, seed, languages))
+    wanted = {languages} if isinstance(languages, str) else languages
+    lots = sorted(_lots(articles, tokens, seed, wanted))
     drawn: list[tuple[str, str, str]] = []
     seen: set[bytes] = set()
     doubles = short = read = 0

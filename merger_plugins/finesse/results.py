@@ -172,13 +172,13 @@ def save(result: FinesseResult, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        fresh = Path(scratch, "fresh")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
 
 
 def verify(
@@ -203,6 +203,8 @@ def verify(
         document = json.loads(source.read_bytes())
     except FileNotFoundError as error:
         raise ResultError(f"There is no result file at {source}. Check the path.") from error
+    except OSError as error:
+        raise ResultError(f"{source} cannot be read ({error}). Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{source} is damaged: {error}. Run the benchmark again.") from error
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):

@@ -80,8 +80,8 @@ def run_native(
 ) -> FinesseResult:
     """Measure an embedder without a merger: syntheses are its vectors of the chunks' text, joined by spaces.
 
-    Lengths that may not fit its context, at `synthesis.MARGIN` tokens less, are skipped, and the result says so. Order is
-    slow here: each sample of n chunks takes (n - 2)(n + 1) x `order_group` texts.
+    Lengths that may not fit its context, at `synthesis.MARGIN` tokens less, are skipped, and the result says
+    so. Order is slow here: each sample of n chunks takes (n - 2)(n + 1) x `order_group` texts.
 
     Args:
         probes: texts and vectors, at least `settings.probes`; they hold the embedder and its context.

@@ -51,7 +51,7 @@ def test_too_few_independent_articles() -> None:
     with pytest.raises(InputError, match=message):
         choose_probes([*pool, *doubles, *short], 13, tokens=7, count_tokens=count_words)
     with pytest.raises(InputError, match=r"there are 4 \(4 ko\)"):
-        choose_probes(pool, 5, tokens=7, count_tokens=count_words, languages=["ko"])
+        choose_probes(pool, 5, tokens=7, count_tokens=count_words, languages="ko")
     with pytest.raises(InputError, match=r"there are 0 \(none\)"):
         choose_probes([], 5)
     with pytest.raises(InputError, match="count is 0"):

@@ -247,6 +247,8 @@ def test_an_edited_file_is_found_out(tmp_path: Path, probes: EmbeddedProbes) -> 
     path.write_text("[]")
     with pytest.raises(ResultError, match="is no result file"):
         verify(path)
+    with pytest.raises(ResultError, match="cannot be read"):
+        verify(tmp_path)
     with pytest.raises(ResultError, match="There is no result file"):
         verify(tmp_path / "none.json")
 
