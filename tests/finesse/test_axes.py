@@ -15,12 +15,12 @@ from merger_plugins.finesse.axes.associativity import Node, associativity, rando
 from merger_plugins.finesse.axes.cost import cost
 from merger_plugins.finesse.axes.extrapolation import extrapolation
 from merger_plugins.finesse.axes.fidelity import fidelity
-from merger_plugins.finesse.axes.follow_ups import QUESTION, REWRITE, follow_ups
+from merger_plugins.finesse.axes.follow_ups import QUESTION, REWRITE, all_turns, follow_ups, with_history
 from merger_plugins.finesse.axes.order import order
 from merger_plugins.finesse.axes.retrieval import retrieval
 from merger_plugins.finesse.axes.windows import windows
 from merger_plugins.finesse.collections import Collection
-from merger_plugins.finesse.follow_ups import FollowUps
+from merger_plugins.finesse.follow_ups import FollowUps, Turns, mixed
 from merger_plugins.finesse.pooling import PooledMerger, first_and_mean, unweighted_mean
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.rivals import LIMIT, OWN_LIMIT, Merging, orthogonal_limit, rivals
@@ -64,10 +64,13 @@ def test_every_rival_takes_part_in_retrieval(texts: Collection):
 
 
 def test_storage_is_counted(woods: Collection):
-    found = retrieval(rivals(["mean", "every chunk"]), woods, levels=("documents", "sections"))
+    found = retrieval(
+        rivals(["mean", "every chunk", "every chunk, fused"]), woods, levels=("documents", "sections")
+    )
     assert values(found, "mean", "vectors a document") == {None: 1}
     assert values(found, "mean", "vectors a document, sections") == {None: 2}
     assert values(found, "every chunk", "vectors a document") == {None: 14}
+    assert values(found, "every chunk, fused", "vectors a document") == {None: 14 + 2 + 1}
     assert values(found, "every chunk", "MB a thousand documents")[None] == pytest.approx(14 * 24 * 4 / 1e3)
 
 
@@ -241,5 +244,16 @@ def test_history_finds_what_the_question_does_not_name(tmp_path: Path):
     assert mrr[REWRITE] == 1
     for way in (*ways[1:], "mean: history", "mean: all turns"):
         assert mrr[way] == 1, way
-    # With one turn of history, the merged history is that turn's vector.
-    assert mrr["mean: history"] == mrr[ways[1]]
+
+
+def test_a_history_of_one_turn_merged_is_that_turn():
+    question, turn, nothing = *chunk_vectors(0, 2), np.zeros((0, 6), np.float32)
+    question, turn = (vector / np.linalg.norm(vector) for vector in (question, turn))
+    history = Turns(turn[None], np.array([9], np.float32))
+    for found, expected in (
+        (with_history(MeanMerger()), mixed(question, 5, history, nothing)[0]),
+        (all_turns(MeanMerger()), MeanMerger().merge([turn, question], masses=[9, 5])[None]),
+    ):
+        np.testing.assert_allclose(found(question, 5, history, nothing)[0], expected, atol=1e-6)
+        alone, _ = found(question, 5, Turns(nothing, nothing[:, 0]), nothing)
+        np.testing.assert_array_equal(alone, question[None])

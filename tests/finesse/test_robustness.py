@@ -17,6 +17,7 @@ from merger_plugins.finesse.axes.robustness import (
     languages,
     overlaps,
     repeated,
+    with_foreign,
     with_inserted,
 )
 from merger_plugins.finesse.collections import Collection
@@ -44,6 +45,16 @@ def test_strange_chunks_are_inserted_and_the_own_stay_in_order(woods: Collection
     np.testing.assert_array_equal(changed.masses[own], woods.masses)
     np.testing.assert_array_equal(changed.masses[~own], 1 + changed.document[~own])
     assert np.bincount(changed.document[~own]).tolist() == [7] * 12
+
+
+def test_foreign_chunks_are_those_of_other_documents(woods: Collection):
+    changed = with_foreign(woods, 0.5, seed=0)
+    owner = {
+        chunk.tobytes(): int(document) for chunk, document in zip(woods.chunks, woods.document, strict=True)
+    }
+    origin = np.array([owner[chunk.tobytes()] for chunk in changed.chunks])
+    assert np.bincount(changed.document[origin != changed.document]).tolist() == [7] * 12
+    assert (origin == changed.document).sum() == len(woods.chunks)
 
 
 def test_a_small_share_is_rounded_at_random():

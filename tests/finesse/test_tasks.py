@@ -10,10 +10,10 @@ import pytest
 
 from merger_plugins.errors import DataError, DocumentError, EmptyInputError, InputError, NonFiniteError
 from merger_plugins.finesse.collections import unit_texts, units
-from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.embedding import Embeddings, revision
 from merger_plugins.finesse.follow_ups import FollowUps
 from merger_plugins.finesse.tasks import TASKS, available
-from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, source
+from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, source, written
 
 
 def test_a_set_is_read_cut_and_embedded(tmp_path: Path):
@@ -36,6 +36,19 @@ def test_a_set_is_read_cut_and_embedded(tmp_path: Path):
         assert passage // 4 == document
     assert [text.strip() for text in unit_texts(loaded, units(loaded, "passages"))] == paragraphs
     assert list(unit_texts(loaded, units(loaded, "documents"))) == list(loaded.text.documents)
+
+
+def test_passages_of_one_word_are_told_apart(tmp_path: Path):
+    text = "\n\n".join(f"{word}." for word in WORDS)
+    files = [
+        written(tmp_path / "docs.jsonl.gz", [{"id": "d", "text": text}] * 2),
+        written(tmp_path / "queries.jsonl.gz", [{"id": "q", "text": WORDS[7]}]),
+        written(tmp_path / "qrels.jsonl.gz", [{"query_id": "q", "doc_id": "d", "passage": 7}]),
+    ]
+    task = replace(TASKS["covidqa"], files=tuple(file.name for file in files), revision=revision(files))
+    loaded = task.collection(source(tmp_path))
+    assert loaded.passage is not None
+    assert loaded.passage.tolist() == list(range(2 * len(WORDS)))
 
 
 def test_loose_passages_may_have_several_right_answers(tmp_path: Path):
@@ -79,8 +92,6 @@ def test_a_damaged_file_is_named(tmp_path: Path):
     task = retrieval_data(tmp_path)
     path = tmp_path / task.files[0]
     path.write_bytes(path.read_bytes()[:-20])
-    from merger_plugins.finesse.embedding import revision
-
     torn = replace(task, revision=revision(tmp_path / name for name in task.files))
     with pytest.raises(DocumentError, match=r"docs\.jsonl\.gz: cannot be read"):
         torn.load(source(tmp_path))

@@ -132,19 +132,16 @@ def junk(
 def foreign(
     rivals: Sequence[Rival], collection: Collection, *, shares: Sequence[float] = SHARES, seed: int = 0
 ) -> list[Record]:
-    """Chunks of other documents at random places, so many for each chunk of a document."""
+    """Chunks of other documents at random places, so many for each chunk of a document.
 
-    def strange(rng: np.random.Generator, document: int, count: int) -> tuple[Matrix, Vector]:
-        rows = rng.choice(np.flatnonzero(collection.document != document), count)
-        return collection.chunks[rows], collection.masses[rows]
-
-    if collection.documents < 2:
-        raise InputError(f"{collection.name} has one document; chunks of other ones need at least two.")
+    Raises:
+        InputError: the collection has one document, or a merger has another dimension.
+    """
     return [
         record
         for share in shares
         for record in _measured(
-            rivals, with_inserted(collection, share, strange, seed), "share of foreign chunks", share, seed
+            rivals, with_foreign(collection, share, seed), "share of foreign chunks", share, seed
         )
     ]
 
@@ -205,6 +202,22 @@ def with_inserted(collection: Collection, share: float, strange: Strange, seed: 
         masses.append(mass)
         document.append(np.full(len(part), index))
     return collection.with_chunks(np.concatenate(chunks), np.concatenate(document), np.concatenate(masses))
+
+
+def with_foreign(collection: Collection, share: float, seed: int) -> Collection:
+    """As `with_inserted`, the strange chunks being those of other documents.
+
+    Raises:
+        InputError: there is one document.
+    """
+    if collection.documents < 2:
+        raise InputError(f"{collection.name} has one document; chunks of other ones need at least two.")
+
+    def others(rng: np.random.Generator, document: int, count: int) -> tuple[Matrix, Vector]:
+        rows = rng.choice(np.flatnonzero(collection.document != document), count)
+        return collection.chunks[rows], collection.masses[rows]
+
+    return with_inserted(collection, share, others, seed)
 
 
 def repeated(collection: Collection, counts: Ints) -> Collection:
