@@ -40,7 +40,6 @@ from merger_plugins.mergers.base import SequenceMerger
 
 _DIGITS = 9
 
-
 Progress = Callable[[str, int, int, int], None]
 """Told ``"separation"`` or ``"order"``, the length, samples done and samples in all."""
 
@@ -68,6 +67,7 @@ def run_finesse(
         ResultError: the file at `path` was edited, or is that of another run.
         MissingExtraError: scipy is not installed.
     """
+    settings = settings or FinesseSettings()
     return _run("finesse", Merging(merger, probes), merger, probes, settings, {}, path, progress)
 
 
@@ -115,13 +115,12 @@ def _run(
     synthesis: Synthesis,
     merger: SequenceMerger | None,
     probes: EmbeddedProbes,
-    settings: FinesseSettings | None,
+    settings: FinesseSettings,
     skipped: dict[int, str],
     path: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> FinesseResult:
     require("scipy", extra="bench", purpose="FINESSE")  # intervals: better missed now than after an hour
-    settings = settings or FinesseSettings()
     if len(probes) < settings.probes:
         raise InputError(
             f"{len(probes)} probes arrived, and these settings need {settings.probes}. Choose more probes, "

@@ -17,16 +17,16 @@ Indices = NDArray[np.intp]
 class FinesseSettings:
     """What is measured.
 
-    Every sample is a sequence of different probes, drawn by seed and length alone, so that all mergers see
-    the same ones. Samples of one length share no probe, where a run of the public package uses a probe only
-    once in all lengths: scores of different lengths are not independent here.
+    Every sample is a sequence of different probes, drawn by seed, length and number of probes alone, so
+    that all mergers see the same ones. Samples of one length share no probe, where a run of the public
+    package uses a probe only once in all lengths: scores of different lengths are not independent here.
 
     Attributes:
         lengths: chunks in a sequence, each at least 3.
         samples: sequences of each length.
         timed: how many of them are embedded and merged again, one at a time, for the latency.
         order_lengths: chunks in the sequences that measure order, each at least 3; empty for none.
-        order_samples: probes sequences of each such length.
+        order_samples: probe sequences of each such length.
         order_group: other sequences that each probe is put into; 50 in the public package.
         seed: of the draw of the samples.
     """
@@ -58,9 +58,8 @@ class FinesseSettings:
     def probes(self) -> int:
         """How many probes a run needs."""
         needed = [length * self.samples for length in self.lengths]
-        return max(
-            needed + [self._order_probes(length) * self.order_samples for length in self.order_lengths]
-        )
+        needed += [self._order_probes(length) * self.order_samples for length in self.order_lengths]
+        return max(needed)
 
     def draw(self, probes: int, length: int) -> list[Indices]:
         """The samples of one length: numbers of probes, (length,) each."""
