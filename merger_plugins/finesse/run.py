@@ -35,7 +35,7 @@ from merger_plugins.finesse.scoring import (
     top_down,
 )
 from merger_plugins.finesse.settings import FinesseSettings, Indices
-from merger_plugins.finesse.synthesis import Merging, Native, Synthesis
+from merger_plugins.finesse.synthesis import MergerSynthesis, NativeSynthesis, Synthesis
 from merger_plugins.mergers.base import SequenceMerger
 
 _DIGITS = 9
@@ -68,7 +68,7 @@ def run_finesse(
         MissingExtraError: scipy is not installed.
     """
     settings = settings or FinesseSettings()
-    return _run("finesse", Merging(merger, probes), merger, probes, settings, {}, path, progress)
+    return _run("finesse", MergerSynthesis(merger, probes), merger, probes, settings, {}, path, progress)
 
 
 def run_native(
@@ -94,7 +94,7 @@ def run_native(
         ResultError: as `run_finesse`.
     """
     settings = settings or FinesseSettings()
-    native = Native(probes)
+    native = NativeSynthesis(probes)
     skipped = {
         length: f"{length} chunks of {probes.probes.tokens} tokens may not fit a context of {native.context}"
         for length in (*settings.lengths, *settings.order_lengths)

@@ -34,7 +34,7 @@ class Synthesis(Protocol):
         """Milliseconds from texts to the vector of one sequence, and from stored chunk vectors on."""
 
 
-class Merging:
+class MergerSynthesis:
     """A merger on the chunk vectors of the probes.
 
     Raises:
@@ -63,7 +63,7 @@ class Merging:
         return (end - begin) * 1e3, (end - middle) * 1e3
 
 
-class Native:
+class NativeSynthesis:
     """An embedder on the joined texts of the probes.
 
     Raises:
