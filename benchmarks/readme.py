@@ -267,6 +267,23 @@ def one_vector_rows(figures: dict[str, Any]) -> str:
     )
 
 
+def passage_rows(figures: dict[str, Any]) -> str:
+    names = (*MERGERS, "teacher")
+    found = {title: figures[texts]["passages"] for texts, title in TEXTS.items()}
+    cells = {
+        title: [f"{row[name][0]:.3f} ± {row[name][1]:.3f}" for name in names] for title, row in found.items()
+    }
+    return table(("windows of", *names), *((title, *row) for title, row in cells.items()))
+
+
+def inside_rows(figures: dict[str, Any]) -> str:
+    rows = figures["ndcg@10"]
+    sets = list(next(iter(rows.values())))
+    return table(
+        ("merger", *sets), *((name, *(f"{row[part]:.3f}" for part in sets)) for name, row in rows.items())
+    )
+
+
 def ablation_rows(rows: dict[str, Any]) -> str:
     def cells(found: dict[str, Any]) -> Iterator[str]:
         yield f"{found['teacher']:.3f}"
@@ -313,6 +330,8 @@ def experiments() -> dict[str, str]:
         "ablations": ablation_rows(load("ablations")["figures"]["rows"]),
         "synthesizer": synthesizer_rows(figures),
         "one-vector": one_vector_rows(figures),
+        "windows": passage_rows(figures),
+        "inside": inside_rows(load("retrieval_training")["figures"]),
     }
 
 

@@ -36,7 +36,7 @@ from merger_plugins.training.data.articles import Article, read_articles
 from merger_plugins.training.data.bases import open_base
 from merger_plugins.training.data.corpus import Corpus
 from merger_plugins.training.data.pieces import random_tree
-from merger_plugins.training.data.shards import ShardSettings, ShardWriter
+from merger_plugins.training.data.shards import SPAN, ShardSettings, ShardWriter
 from merger_plugins.training.evaluation import Figures, calibrated_on, evaluate
 from merger_plugins.training.preparing import prepare
 
@@ -50,7 +50,7 @@ LENGTHS = (10, 20, 50, 100)
 
 PROBES = 10
 TREES = 200
-PROBED, CONTEXTS, SPAN = 300, 8, 4
+PROBED, CONTEXTS, PROBE = 300, 8, 4
 SEED = 0
 
 
@@ -82,6 +82,7 @@ def main() -> None:
             "mergers": {key: rounded(found) for key, found in evaluate(mergers, corpus, seed=SEED).items()},
             "associativity": {key: associativity(merger, corpus) for key, merger in mergers.items()},
             "recognition": {key: recognition(merger, corpus) for key, merger in mergers.items()},
+            "passages": passages(mergers, corpus),
             "lengths": lengths(mergers, corpus),
         }
         print(name, figures[name], flush=True)
@@ -144,11 +145,11 @@ def recognition(merger: SequenceMerger, corpus: Corpus) -> dict[str, float]:
     Probe and what follows, from another article, have four chunks each; every probe meets `CONTEXTS` of them.
     """
     rng = np.random.default_rng(SEED)
-    long = np.flatnonzero(corpus.lengths >= SPAN)
+    long = np.flatnonzero(corpus.lengths >= PROBE)
 
     def span(article: int) -> Floats:
-        start = int(corpus.articles[article]) + int(rng.integers(corpus.lengths[article] - SPAN + 1))
-        return corpus.chunks[start : start + SPAN].astype(np.float32)
+        start = int(corpus.articles[article]) + int(rng.integers(corpus.lengths[article] - PROBE + 1))
+        return corpus.chunks[start : start + PROBE].astype(np.float32)
 
     gaps = []
     for _ in range(PROBED):
@@ -161,6 +162,30 @@ def recognition(merger: SequenceMerger, corpus: Corpus) -> dict[str, float]:
         gaps.append(float(np.median(cosines[:CONTEXTS]) - np.median(cosines[CONTEXTS:])))
     error = float(np.std(gaps) / np.sqrt(PROBED))
     return {"mean": round(float(np.mean(gaps)), 5), "error": round(error, 5)}
+
+
+def passages(mergers: Mapping[str, SequenceMerger], corpus: Corpus) -> dict[str, Any]:
+    """nDCG@10 of the right window of 2 to 10 chunks by a few words from its inside; the teacher's as well.
+
+    What the teacher's vectors find is what a merger finds that hits them exactly.
+    """
+    starts, counts = corpus.window_start, corpus.window_count
+    gold = np.searchsorted(starts, corpus.query_chunk, side="right") - 1
+    inside = (corpus.query_kind == SPAN) & (gold >= 0)
+    inside &= corpus.query_chunk < (starts + counts)[gold]
+    gold, queries = gold[inside], corpus.queries[inside].astype(np.float32)
+    rows = [slice(int(start), int(start + count)) for start, count in zip(starts, counts, strict=True)]
+    sequences = [corpus.chunks[part].astype(np.float32) for part in rows]
+    masses = [corpus.tokens[part] for part in rows]
+    found = {name: merger.merge_many(sequences, masses=masses) for name, merger in mergers.items()}
+    found["teacher"] = corpus.windows.astype(np.float32)
+    relevant = gold[:, None] == np.arange(len(rows))
+    result: dict[str, Any] = {"windows": len(rows), "queries": len(gold)}
+    for name, vectors in found.items():
+        gains = ndcg10_each(queries @ vectors.T, relevant)
+        error = float(gains.std() / np.sqrt(len(gains)))
+        result[name] = [round(float(gains.mean()), 4), round(error, 4)]
+    return result
 
 
 def lengths(mergers: Mapping[str, SequenceMerger], corpus: Corpus) -> dict[str, Any]:
