@@ -13,23 +13,22 @@
     scores_hash    SHA-256 over what data and seed determine: no times, intervals, versions or hardware
     content_hash   SHA-256 over everything above
 
-The hashes find mistakes and edits. They are no signature: who edits a file can compute them anew.
+`bench_results.py` is the form of a run on every axis, which holds such documents.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
 from merger_plugins.errors import ResultError
+from merger_plugins.finesse.files import document_hash, read_result, sealed, write_result
 from merger_plugins.finesse.metrics import interval
 from merger_plugins.finesse.probes import EmbeddedProbes
 from merger_plugins.finesse.scoring import GAPS, Gap, finesse, position_bias, robust_separation
@@ -147,12 +146,12 @@ class FinesseResult:
         for part in (*document["lengths"].values(), *document["orders"].values()):
             for undetermined in ("summary", "full_ms", "merging_ms"):
                 part.pop(undetermined, None)
-        return _hash(document)
+        return document_hash(document)
 
     def to_json(self) -> dict[str, Any]:
         """The contents of a result file."""
         document = self._document() | {"scores_hash": self.scores_hash}
-        return document | {"content_hash": _hash(document)}
+        return sealed(document)
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -169,16 +168,7 @@ class FinesseResult:
 
 def save(result: FinesseResult, path: str | os.PathLike[str]) -> None:
     """Write a result file, whole or not at all."""
-    target = Path(path)
-    text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        fresh = Path(scratch, "fresh")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(target)
+    write_result(result.to_json(), path)
 
 
 def verify(
@@ -198,30 +188,8 @@ def verify(
         ResultError: the file is missing, damaged, edited or of a newer version, or of another merger,
             other texts or another embedder.
     """
-    source = Path(path)
-    try:
-        document = json.loads(source.read_bytes())
-    except FileNotFoundError as error:
-        raise ResultError(f"There is no result file at {source}. Check the path.") from error
-    except OSError as error:
-        raise ResultError(f"{source} cannot be read ({error}). Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"{source} is damaged: {error}. Run the benchmark again.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
-        raise ResultError(f"{source} states no format, so it is no result file of FINESSE.")
-    if document["format"] > FORMAT:
-        raise ResultError(
-            f"{source} has format {document['format']}, and this version reads up to {FORMAT}. "
-            "Run: pip install --upgrade merger-plugins"
-        )
-    stored = document.pop("content_hash", None)
-    if stored != _hash(document):
-        raise ResultError(
-            f"{source} was edited or damaged: its contents have the hash {_hash(document)}, and it states "
-            f"{stored}. Restore the file, or run the benchmark again."
-        )
-    result = _read(document)
-    _check_models(result, source, merger, probes)
+    result = from_json(read_result(path, get_args(Benchmark), FORMAT))
+    _check_models(result, Path(path), merger, probes)
     return result
 
 
@@ -264,7 +232,8 @@ def _check_models(
             )
 
 
-def _read(document: dict[str, Any]) -> FinesseResult:
+def from_json(document: Mapping[str, Any]) -> FinesseResult:
+    """The result that `FinesseResult.to_json` wrote."""
     return FinesseResult(
         document["benchmark"],
         document["run"],
@@ -305,8 +274,3 @@ def _average(parts: Sequence[Sequence[float]]) -> float:
 
 def _rounded(value: float | np.floating[Any]) -> float:
     return round(float(value), 6) + 0.0  # no minus before a zero
-
-
-def _hash(document: Mapping[str, Any]) -> str:
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
