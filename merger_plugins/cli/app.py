@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 from merger_plugins import __version__
-from merger_plugins.cli import backfill, calibrate, chat, demo, export, ingest, inspect, search, train, verify
+from merger_plugins.cli import (
+    backfill,
+    bench,
+    calibrate,
+    chat,
+    compare,
+    demo,
+    export,
+    ingest,
+    inspect,
+    search,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="merger-plugins",
@@ -16,7 +29,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (demo, ingest, search, chat, calibrate, backfill, inspect, verify, export, train):
+for _module in (
+    demo,
+    ingest,
+    search,
+    chat,
+    calibrate,
+    backfill,
+    inspect,
+    verify,
+    export,
+    train,
+    bench,
+    compare,
+):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -25,18 +25,17 @@ _NEAR_UNIT = 1e-3
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl.gz file.
+    """The rows of a .jsonl or .jsonl.gz file.
 
     Raises:
         DocumentError: it cannot be read.
     """
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with opened(path, "rt", encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
     except (OSError, EOFError, ValueError) as error:
-        raise DocumentError(
-            f"{path}: cannot be read as gzip JSON lines ({error}). Check the file."
-        ) from error
+        raise DocumentError(f"{path}: cannot be read as JSON lines ({error}). Check the file.") from error
 
 
 def revision(files: Iterable[Path]) -> str:

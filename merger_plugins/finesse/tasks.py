@@ -14,13 +14,14 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from merger_plugins.chunking import Chunk, Chunker, SentenceChunker
-from merger_plugins.errors import DataError, InputError
+from merger_plugins.errors import DataError, DocumentError, InputError
 from merger_plugins.finesse.collections import Collection, Text
 from merger_plugins.finesse.embedding import Embeddings, read_jsonl, revision
 from merger_plugins.finesse.follow_ups import FollowUps, load_follow_ups
 from merger_plugins.finesse.metrics import DEPTH
+from merger_plugins.finesse.probes import Article, read_articles
 
-Kind = Literal["retrieval", "loose passages", "follow-ups"]
+Kind = Literal["retrieval", "loose passages", "follow-ups", "articles"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,8 @@ class Task:
         name: what tables call it.
         kind: what it asks for: ``"retrieval"``: the document, and the passage inside, that answers a
             self-contained question; ``"loose passages"``: documents are passages, of which several may
-            answer; ``"follow-ups"``: passages for a question that belongs to a conversation.
+            answer; ``"follow-ups"``: passages for a question that belongs to a conversation; ``"articles"``:
+            nothing, FINESSE makes its probes of them.
         files: under the data folder, in the order of the revision.
         revision: 16 hexadecimal digits over the files.
         split: the part of the original set.
@@ -93,14 +95,20 @@ class Task:
             )
         return paths
 
-    def load(self, source: Source) -> Collection | FollowUps:
-        """Read, cut and embed it.
+    def load(self, source: Source) -> Collection | FollowUps | list[Article]:
+        """Read, cut and embed it; articles are only read.
 
         Raises:
             DataError: as `paths`.
-            DocumentError: a file cannot be read.
+            DocumentError: a file cannot be read, or a row of it lacks a field or names what there is not.
         """
-        return _LOADERS[self.kind](self, source)
+        try:
+            return _LOADERS[self.kind](self, source)
+        except KeyError as error:
+            raise DocumentError(
+                f"The files of {self.name} have no {error} where one is needed: a row lacks that field, or "
+                "names a document, passage or turn that is not there."
+            ) from error
 
     def collection(self, source: Source) -> Collection:
         """As `load`, of a task that is a collection of documents.
@@ -123,6 +131,38 @@ def available(data: Path, tasks: Iterable[Task] | None = None) -> tuple[list[Tas
         else:
             here.append(task)
     return here, reasons
+
+
+def task_of_folder(folder: Path) -> Task:
+    """The task of somebody's own data: ``docs``, ``queries`` and ``qrels``, each .jsonl or .jsonl.gz.
+
+    A document is ``{"id", "text"}``, its paragraphs parted by an empty line; a question ``{"id", "text"}``; a
+    row of qrels ``{"query_id", "doc_id", "passage"}``, the passage being the number of the paragraph that
+    answers, from 0.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    paths = []
+    for part in ("docs", "queries", "qrels"):
+        found = [folder / f"{part}{ending}" for ending in (".jsonl", ".jsonl.gz")]
+        present = [path for path in found if path.is_file()]
+        if not present:
+            raise DataError(
+                f"{folder} holds no {part}.jsonl or {part}.jsonl.gz; a data set is docs, queries and qrels."
+            )
+        paths.append(present[0].absolute())
+    return Task(
+        folder.absolute().name,
+        "retrieval",
+        tuple(map(str, paths)),
+        revision(paths),
+        "all",
+        "ndcg@10",
+        "unknown",
+        "unknown",
+        "a folder",
+    )
 
 
 def load_retrieval(task: Task, source: Source) -> Collection:
@@ -201,10 +241,15 @@ def _load_follow_ups(task: Task, source: Source) -> FollowUps:
     return load_follow_ups(task.name, task.revision, passages, conversations, source.embed)
 
 
-_LOADERS: Final[dict[Kind, Callable[[Task, Source], Collection | FollowUps]]] = {
+def _load_articles(task: Task, source: Source) -> list[Article]:
+    return list(read_articles(task.paths(source.data)))
+
+
+_LOADERS: Final[dict[Kind, Callable[[Task, Source], Collection | FollowUps | list[Article]]]] = {
     "retrieval": load_retrieval,
     "loose passages": load_passages,
     "follow-ups": _load_follow_ups,
+    "articles": _load_articles,
 }
 
 
@@ -240,6 +285,17 @@ TASKS: Final[dict[str, Task]] = {
         _retrieval("xquad_zh", "28c05831dfa7bb86", "zh", *_XQUAD),
         *_conversations("convqa_mtragun", "c2ea456f3da0fc04", "Apache-2.0", "MTRAG-UN"),
         *_conversations("convqa_trec_cast", "a9ed76432562b50c", "MIT (topics)", "TREC CAsT"),
+        Task(
+            "wiki_en",
+            "articles",
+            ("train/wiki_en_articles.jsonl.gz",),
+            "5a07df1a65f01ff2",
+            "all",
+            "finesse",
+            "en",
+            "CC BY-SA 3.0",
+            "Wikipedia, whole articles",
+        ),
     )
 }
 """By name, in the order of the tables."""

@@ -1,0 +1,202 @@
+"""``merger-plugins bench``: any merger on every axis of quality, beside its rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from merger_plugins.cli import options
+from merger_plugins.cli.output import Output, running, table
+
+if TYPE_CHECKING:
+    from merger_plugins.finesse.bench import Report
+    from merger_plugins.finesse.bench_results import BenchResult, Step
+    from merger_plugins.finesse.records import Record
+    from merger_plugins.finesse.tasks import Task
+
+DATA_VARIABLE = "MERGER_PLUGINS_DATA"
+CACHE_VARIABLE = "MERGER_PLUGINS_CACHE"
+
+_RESULTS = "bench-results"
+_DEFAULT_CACHE = "~/.cache/merger-plugins"
+
+
+def command(
+    merger: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FOLDER|MODULE:ATTRIBUTE",
+            help="Measure this merger; may be given several times. Without it, only its rivals are.",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer texts, samples and rivals: minutes.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            envvar=DATA_VARIABLE,
+            metavar="FOLDER",
+            help="The data sets; without any, the sample documents are measured on.",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="Only this data set, or a folder of your own: docs, queries and qrels as .jsonl; may be "
+            "given several times.",
+        ),
+    ] = None,
+    axis: Annotated[
+        list[str] | None, typer.Option(help="Only this axis; may be given several times.")
+    ] = None,
+    rival: Annotated[
+        list[str] | None, typer.Option(help="Only this rival beside it; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    output: Annotated[str, typer.Option(metavar="FOLDER", help="Where result files are kept.")] = _RESULTS,
+    cache: Annotated[
+        str, typer.Option(envvar=CACHE_VARIABLE, metavar="FOLDER", help="Where vectors of texts are kept.")
+    ] = _DEFAULT_CACHE,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A result file; exits with 1 where a figure falls below it by more than its interval.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure mergers on every axis: FINESSE, retrieval, fidelity, associativity, order, follow-ups, cost ...
+
+    Every step is kept in a result file; interrupted, the same command goes on.
+    """
+    hint = "The same command goes on after the last finished step."
+    with running("bench", as_json=as_json, interrupted=hint) as shown:
+        from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of
+        from merger_plugins.finesse.bench_results import load_bench
+        from merger_plugins.finesse.embedding import Embeddings
+        from merger_plugins.finesse.naming import rival_named
+        from merger_plugins.finesse.plan import settings
+        from merger_plugins.finesse.tasks import Source
+
+        sizes = settings(quick=quick, seed=seed, axes=axis or ())
+        stored = None if baseline is None else load_bench(Path(baseline))
+        vectors = Path(cache).expanduser()
+        folder, tasks, skipped = _data(data, task or (), vectors, quick=quick)
+        for sentence in skipped:
+            shown.note(sentence)
+        with shown.waiting("loading mergers"):
+            source = Source(folder, Embeddings(folder=vectors))
+            asked = [rival_named(name) for name in merger or ()]
+            entries = chosen_rivals(asked, dimension_of(source), quick=quick, names=rival or ())
+            planned = Bench(sizes, tasks, source, entries, skipped)
+        path = planned.path(Path(output))
+        with shown.waiting("measuring"):
+            result = planned.measure(path, _steps(shown), fresh=fresh)
+        shown.document.update(
+            file=str(path),
+            complete=result.complete,
+            skipped=result.reasons,
+            peak_megabytes=result.peak_megabytes,
+            scores_hash=result.scores_hash,
+            records=[record.to_dict() for record in result.records],
+        )
+        print_result(shown, result)
+        shown.print(f"Kept in {path}.")
+        if stored is not None:
+            _judge(shown, result, stored)
+
+
+def _data(
+    data: str | None, names: Sequence[str], cache: Path, *, quick: bool
+) -> tuple[Path, list[Task], list[str]]:
+    """The data folder, the tasks whose files are there, and sentences on the others."""
+    from merger_plugins.demo.tasks import demo_tasks
+    from merger_plugins.errors import DataError
+    from merger_plugins.finesse.plan import chosen_tasks
+    from merger_plugins.finesse.tasks import available, task_of_folder
+
+    own = [name for name in names if Path(name).is_dir()]
+    known = chosen_tasks([name for name in names if name not in own], quick=quick) if own != names else []
+    folder = Path(data).expanduser() if data else Path("data")
+    here, skipped = available(folder, known)
+    here += [task_of_folder(Path(name)) for name in own]
+    if here:
+        return folder, here, skipped
+    if names:
+        raise DataError(f"{'. '.join(skipped)}. Pass --data, the folder that holds the data sets.")
+    said = (
+        f"{folder} holds none of the data sets, so the sample documents are measured on, which are too few "
+        "to tell mergers apart. Pass --data, or --task with a folder of your own."
+    )
+    return cache / "demo", demo_tasks(cache / "demo"), [said]
+
+
+def _steps(output: Output) -> Report:
+    """Says each step that was measured, or kept."""
+
+    def report(name: str, done: int, total: int, step: Step | None) -> None:
+        if step is not None:
+            output.note(f"[{done}/{total}] {step.skipped or f'{name}: {step.seconds:,.1f} s'}")
+
+    return report
+
+
+def print_result(output: Output, result: BenchResult) -> None:
+    """A table of the main metrics for each axis."""
+    from merger_plugins.finesse.comparing import MAIN
+
+    for axis, metrics in MAIN.items():
+        records = [record for record in result.records if record.axis == axis and record.metric in metrics]
+        plain = [record for record in records if not record.along] or _furthest(records)
+        if not plain:
+            continue
+        columns = list(dict.fromkeys(_column(record) for record in plain))
+        shown = table("rival", *columns, right=columns, title=axis)
+        cells = {(record.rival, _column(record)): _cell(record) for record in plain}
+        for name in dict.fromkeys(record.rival for record in plain):
+            shown.add_row(name, *(cells.get((name, column), "") for column in columns))
+        output.print(shown)
+
+
+def _furthest(records: Sequence[Record]) -> list[Record]:
+    """Of what was varied, the largest setting of each."""
+    most: dict[tuple[str, str], float] = {}
+    for record in records:
+        key = record.task, record.along
+        most[key] = max(most.get(key, float("-inf")), record.at or 0.0)
+    return [record for record in records if (record.at or 0.0) == most[record.task, record.along]]
+
+
+def _column(record: Record) -> str:
+    at = f"\n{record.at:g} {record.along}" if record.along and record.at is not None else ""
+    return f"{record.task}\n{record.metric}{at}"
+
+
+def _cell(record: Record) -> str:
+    digits = 1 if record.axis in ("finesse", "cost") else 3
+    value = f"{record.value:.{digits}f}"
+    if record.low is None or record.high is None:
+        return value
+    return f"{value} ± {(record.high - record.low) / 2:.{digits}f}"
+
+
+def _judge(output: Output, result: BenchResult, baseline: BenchResult) -> None:
+    from merger_plugins.finesse.comparing import judge
+
+    judged = judge(result, baseline)
+    output.document["baseline"] = {
+        "judged": judged.judged,
+        "falls": [fall.to_dict() for fall in judged.falls],
+        "missing": list(judged.missing),
+    }
+    for note in judged.notes:
+        output.note(note)
+    for reason in (*map(str, judged.falls), *judged.missing):
+        output.problem(reason)
+    if not judged.falls and not judged.missing:
+        output.print(f"None of {judged.judged:,} figures is below the baseline by more than its interval.")

@@ -1,0 +1,159 @@
+"""Loaded data and rivals of a run, and what each axis makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from merger_plugins.chunking import CHUNK_TOKENS
+from merger_plugins.embedders import MiniLMEmbedder
+from merger_plugins.finesse.axes import robustness
+from merger_plugins.finesse.axes.follow_ups import WAYS, follow_ups
+from merger_plugins.finesse.bench_results import finesse_records
+from merger_plugins.finesse.collections import Collection, Level
+from merger_plugins.finesse.follow_ups import FollowUps
+from merger_plugins.finesse.naming import Entry
+from merger_plugins.finesse.probes import EmbeddedProbes, choose_probes, embed_probes
+from merger_plugins.finesse.records import Record
+from merger_plugins.finesse.results import FinesseResult
+from merger_plugins.finesse.rivals import Rival
+from merger_plugins.finesse.run import run_finesse
+from merger_plugins.finesse.settings import FinesseSettings
+from merger_plugins.finesse.tasks import Source, Task
+
+_TRAINED_GATE = "trained gate"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step found.
+
+    Attributes:
+        records: the figures.
+        finesse: the run behind them, where the step is one of FINESSE.
+    """
+
+    records: list[Record]
+    finesse: FinesseResult | None = None
+
+
+Axis = Callable[..., list[Record]]
+
+
+@dataclass(eq=False)
+class Laboratory:
+    """What the steps of a run share.
+
+    Attributes:
+        source: the data folder and the base embedder.
+        entries: the rivals.
+    """
+
+    source: Source
+    entries: Sequence[Entry]
+    _loaded: dict[str, Collection | FollowUps] = field(default_factory=dict)
+    _probes: dict[str, tuple[EmbeddedProbes, FinesseSettings]] = field(default_factory=dict)
+
+    @property
+    def rivals(self) -> list[Rival]:
+        """All of them."""
+        return [entry.rival for entry in self.entries]
+
+    @property
+    def merging(self) -> list[Rival]:
+        """Those that have a merger."""
+        return [entry.rival for entry in self.entries if entry.fingerprint is not None]
+
+    def collection(self, task: Task) -> Collection:
+        """A task's collection, loaded once.
+
+        Raises:
+            InputError: it is none; otherwise as `Task.load`.
+        """
+        if task.name not in self._loaded:
+            self._loaded[task.name] = task.collection(self.source)
+        loaded = self._loaded[task.name]
+        assert isinstance(loaded, Collection)
+        return loaded
+
+    def on(self, axis: Axis, task: Task, **options: object) -> Callable[[], Measured]:
+        """An axis on a collection, to be measured later."""
+        return lambda: Measured(axis(self.rivals, self.collection(task), **options))
+
+    def on_levels(
+        self, axis: Axis, task: Task, levels: Sequence[Level], **options: object
+    ) -> Callable[[], Measured]:
+        """The same of those levels that the collection has."""
+
+        def measure() -> Measured:
+            collection = self.collection(task)
+            wanted = [level for level in levels if level != "passages" or collection.passage is not None]
+            return Measured(axis(self.rivals, collection, levels=wanted, **options))
+
+        return measure
+
+    def follow_ups(self, task: Task, *, seed: int) -> Measured:
+        """The follow-up questions; the trained gate only where its embedder made the vectors."""
+        loaded = task.load(self.source)
+        assert isinstance(loaded, FollowUps)
+        ours = isinstance(self.source.embed.embedder, MiniLMEmbedder)
+        ways = [way for way in WAYS if ours or not way.startswith(_TRAINED_GATE)]
+        return Measured(follow_ups(self.rivals, loaded, ways=ways, seed=seed))
+
+    def robustness(self, task: Task, *, seed: int) -> Measured:
+        """Junk, foreign chunks and copies in a collection."""
+        collection = self.collection(task)
+        return Measured(
+            [
+                *robustness.junk(self.rivals, collection, self.source.embed, seed=seed),
+                *robustness.foreign(self.rivals, collection, seed=seed),
+                *robustness.copies(self.rivals, collection, seed=seed),
+            ]
+        )
+
+    def recut(self, task: Task, *, seed: int) -> Measured:
+        """Chunks of other sizes, and chunks that overlap."""
+        return Measured(
+            [
+                *robustness.chunk_sizes(self.rivals, task, self.source, seed=seed),
+                *robustness.overlaps(self.rivals, task, self.source, seed=seed),
+            ]
+        )
+
+    def languages(self, tasks: Sequence[Task], *, seed: int) -> Measured:
+        """The last collection's questions, with more and more of the other ones stored beside it."""
+        collections = [self.collection(task) for task in reversed(tasks)]
+        return Measured(robustness.languages(self.rivals, collections, seed=seed))
+
+    def finesse(self, task: Task, rival: Rival, settings: FinesseSettings) -> Measured:
+        """FINESSE of one rival; its merger is calibrated on the probes, each an article of one chunk.
+
+        Raises:
+            InputError: too few articles even for the smallest settings.
+        """
+        if task.name not in self._probes:
+            self._probes[task.name] = self._drawn(task, settings)
+        probes, fitting = self._probes[task.name]
+        merger = rival.merger([probes.vectors[row : row + 1] for row in range(len(probes))])
+        assert merger is not None
+        result = run_finesse(merger, probes, fitting)
+        return Measured(finesse_records(result, task.name, rival.name), result)
+
+    def _drawn(self, task: Task, settings: FinesseSettings) -> tuple[EmbeddedProbes, FinesseSettings]:
+        articles = task.load(self.source)
+        assert isinstance(articles, list)
+        fitting = smaller(settings, len(articles))
+        probes = choose_probes(articles, fitting.probes, tokens=CHUNK_TOKENS, seed=settings.seed)
+        embed = self.source.embed
+        return (
+            embed_probes(probes, embed.embedder, folder=embed.folder, fingerprint=embed.fingerprint),
+            fitting,
+        )
+
+
+def smaller(settings: FinesseSettings, articles: int) -> FinesseSettings:
+    """The first of four settings, from these downwards, that so many articles suffice for; else the last."""
+    few = replace(settings, lengths=(4, 8), samples=2, order_lengths=(4,), order_samples=2, order_group=2)
+    some = replace(few, lengths=(4, 8, 16), samples=10, order_lengths=(4, 8), order_group=5)
+    many = replace(some, lengths=(4, 8, 16, 32))
+    return next((rung for rung in (settings, many, some) if rung.probes <= articles), few)

@@ -1,0 +1,115 @@
+"""Rivals by what somebody writes on a command line: a name, a model folder, or an import path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from merger_plugins._batching import unit
+from merger_plugins.errors import DimensionError, InputError
+from merger_plugins.finesse.rivals import Merging, Rival, rivals
+from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.calibrated import CalibratedMerger
+from merger_plugins.mergers.loading import load_merger
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rival of a run.
+
+    Attributes:
+        rival: what is measured.
+        fingerprint: tells its merger from others, on a sample that is always the same; None for a rival that
+            does not merge.
+        asked: whether the user named it.
+    """
+
+    rival: Rival
+    fingerprint: str | None
+    asked: bool
+
+
+def rival_named(name: str) -> Rival:
+    """A rival.
+
+    Args:
+        name: of a known rival; ``module:attribute``, a `SequenceMerger`, a `Rival`, or a function that makes
+            a merger for a list of sequences; otherwise what `load_merger` takes. A calibrated merger without
+            statistics of its own is calibrated on each collection; any other one is measured as it is.
+
+    Raises:
+        InputError: an import path without such an object.
+        ArtefactError: no such merger.
+    """
+    known = {rival.name: rival for rival in rivals()}
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if colon and attribute and not Path(name).exists():
+        return _rival(attribute, _imported(name, module, attribute))
+    return _rival(Path(name).name, load_merger(name))
+
+
+def entry(rival: Rival, dimension: int, *, asked: bool) -> Entry:
+    """A rival with its fingerprint.
+
+    Args:
+        rival: any.
+        dimension: of the vectors to come.
+        asked: whether the user named it.
+
+    Raises:
+        DimensionError: its merger has another dimension.
+    """
+    rng = np.random.default_rng(0)
+    sample = [unit(rng.standard_normal((4, dimension)).astype(np.float32)) for _ in range(3)]
+    if rival.dimension not in (dimension, None):
+        raise DimensionError(_other_dimension(rival, rival.dimension, dimension))
+    merger = rival.merger(sample)
+    if merger is not None and merger.dimension not in (dimension, None):
+        raise DimensionError(_other_dimension(rival, merger.dimension, dimension))
+    return Entry(rival, None if merger is None else merger.fingerprint, asked)
+
+
+def _other_dimension(rival: Rival, own: int | None, dimension: int) -> str:
+    return (
+        f"The merger {rival.name!r} works in dimension {own}, and the embedder gives {dimension}. "
+        "Leave it out, or name a merger for this embedder."
+    )
+
+
+def _rival(name: str, found: Any) -> Rival:
+    if isinstance(found, Rival):
+        return found
+    if isinstance(found, CalibratedMerger) and found.statistics is None:
+        return Merging(name, repr(found), found.calibrated)
+    if isinstance(found, SequenceMerger):
+        return Merging(name, repr(found), lambda _sample: found)
+    if inspect.isclass(found) and issubclass(found, SequenceMerger):
+        made = found()
+        return Merging(name, repr(made), lambda _sample: made)
+    if callable(found):
+        about = (inspect.getdoc(found) or "a function's merger").partition("\n")[0]
+        return Merging(name, about, found)
+    raise InputError(
+        f"{name} is of the type {type(found).__name__}; a SequenceMerger, a Rival, or a function from a list "
+        "of sequences to a merger was expected."
+    )
+
+
+def _imported(name: str, module: str, attribute: str) -> Any:
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))  # as python -m does: it may be in the user's own folder
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"The merger {name!r} cannot be imported: {error}.") from error
+    return found
