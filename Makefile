@@ -2,6 +2,7 @@
 # make test   everything the tests need, then the tests
 # make lowest what the databases' and the frameworks' own objects are tested with, the oldest that pyproject.toml claims
 # make finesse-conformance  our FINESSE against the public package finesse-benchmark
+# make report-browser  the report of the quality lab in a real browser: needs chromium and chromium-driver
 # make check  lint, types, import contracts, the wheel, a base-only install
 # make bench  the figures of the README: DATA=folder of the evaluation sets
 PYTHON ?= python3
@@ -10,7 +11,7 @@ WORKERS ?= 2
 DOCS ?=
 Q ?=
 
-.PHONY: demo test lowest finesse-conformance check bench clean
+.PHONY: demo test lowest finesse-conformance report-browser check bench clean
 
 demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
@@ -24,6 +25,9 @@ lowest: .venv/lowest/.done
 
 finesse-conformance: .venv/test/.done .venv/finesse/.done
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/finesse .venv/test/bin/python -m pytest integrations/finesse-benchmark
+
+report-browser: .venv/test/.done
+	OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest tests/finesse/test_report_browser.py
 
 check: .venv/test/.done
 	.venv/test/bin/ruff check .
