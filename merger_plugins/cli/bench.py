@@ -148,28 +148,17 @@ def _steps(output: Output) -> Report:
 
 def print_result(output: Output, result: BenchResult) -> None:
     """A table of the main metrics for each axis."""
-    from merger_plugins.finesse.comparing import MAIN
+    from merger_plugins.finesse.comparing import main_figures
 
-    for axis, metrics in MAIN.items():
-        records = [record for record in result.records if record.axis == axis and record.metric in metrics]
-        plain = [record for record in records if not record.along] or _furthest(records)
-        if not plain:
-            continue
-        columns = list(dict.fromkeys(_column(record) for record in plain))
+    figures = main_figures(result.records)
+    for axis in dict.fromkeys(record.axis for record in figures):
+        records = [record for record in figures if record.axis == axis]
+        columns = list(dict.fromkeys(map(_column, records)))
         shown = table("rival", *columns, right=columns, title=axis)
-        cells = {(record.rival, _column(record)): _cell(record) for record in plain}
-        for name in dict.fromkeys(record.rival for record in plain):
+        cells = {(record.rival, _column(record)): _cell(record) for record in records}
+        for name in dict.fromkeys(record.rival for record in records):
             shown.add_row(name, *(cells.get((name, column), "") for column in columns))
         output.print(shown)
-
-
-def _furthest(records: Sequence[Record]) -> list[Record]:
-    """Of what was varied, the largest setting of each."""
-    most: dict[tuple[str, str], float] = {}
-    for record in records:
-        key = record.task, record.along
-        most[key] = max(most.get(key, float("-inf")), record.at or 0.0)
-    return [record for record in records if (record.at or 0.0) == most[record.task, record.along]]
 
 
 def _column(record: Record) -> str:

@@ -30,18 +30,18 @@ def command(
 ) -> None:
     """Show B less A with 95% intervals, question by question where both runs have the same ones.
 
-    A star marks a difference that is more than chance; of twenty that are none, one has a star.
+    A star marks what chance alone does once in twenty times, so that of many differences some have one.
     """
     with running("compare", as_json=as_json) as output:
         from merger_plugins.finesse.bench_results import load_bench
-        from merger_plugins.finesse.comparing import compare_runs
+        from merger_plugins.finesse.comparing import compare_runs, main_figures
 
         found = compare_runs(
             load_bench(Path(first)), load_bench(Path(second)), rivals=rival or (), against=against
         )
         for note in found.notes:
             output.note(note)
-        chosen = [each for each in found.differences if everything or each.main]
+        chosen = found.differences if everything else main_figures(found.differences)
         output.document.update(
             first=first,
             second=second,
@@ -50,10 +50,12 @@ def command(
             differences=[each.to_dict() for each in chosen],
         )
         numbers = ["A", "B", "B - A", "95%", "p"]
-        shown = table("axis", "data", "rival", "metric", *numbers, "", right=numbers)
-        for each in chosen:
-            shown.add_row(each.axis, each.task, each.rival, _metric(each), *_numbers(each))
-        output.print(shown)
+        for axis, task in dict.fromkeys((each.axis, each.task) for each in chosen):
+            shown = table("rival", "metric", *numbers, "", right=numbers, title=f"{axis}, {task}")
+            for each in chosen:
+                if (each.axis, each.task) == (axis, task):
+                    shown.add_row(each.rival, _metric(each), *_numbers(each))
+            output.print(shown)
 
 
 def _metric(each: Difference) -> str:
@@ -67,6 +69,6 @@ def _numbers(each: Difference) -> list[str]:
         f"{each.second:.3f}",
         f"{each.difference:+.3f}",
         interval,
-        "" if each.p is None else f"{each.p:.3f}",
+        "" if each.p is None else "<0.001" if each.p < 0.0005 else f"{each.p:.3f}",
         "*" if each.apart else "",
     ]

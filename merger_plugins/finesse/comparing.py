@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ MAIN: Final = {
 }
 """The metrics of each axis that tables show."""
 
+CHANCE: Final = 0.05
 _SAME = 1e-6
 
 Subject = tuple[str, str, str, str, float | None]
@@ -54,8 +56,9 @@ class Difference:
         low: lower end of the difference's 95% interval; None where the items cannot be paired.
         high: upper end.
         p: of a paired permutation test, two-sided; None as above.
-        apart: whether the runs differ: by the paired interval, or, where there is none, as the intervals of
-            the two do not overlap; None where there are none, or where a figure depends on the machine.
+        apart: whether the runs differ by more than chance: p below `CHANCE`, or, where there is no test, that
+            the intervals of the two do not overlap; None where there are none, or where a figure depends on
+            the machine.
     """
 
     axis: str
@@ -71,12 +74,6 @@ class Difference:
     high: float | None
     p: float | None
     apart: bool | None
-
-    @property
-    def main(self) -> bool:
-        """Whether tables show it: a main metric, along what is varied only where that is the axis itself."""
-        varied = self.axis in ("robustness", "extrapolation")
-        return self.metric in MAIN[self.axis] and (varied or not self.along)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -215,6 +212,28 @@ def judge(result: BenchResult, baseline: BenchResult) -> Judged:
     return Judged(count, tuple(falls), tuple(missing), tuple(notes))
 
 
+_Figure = TypeVar("_Figure", Record, Difference)
+
+
+def main_figures(figures: Iterable[_Figure]) -> list[_Figure]:
+    """What tables show: the main metrics, as a whole, or else at the largest setting of what was varied."""
+    main = [figure for figure in figures if figure.metric in MAIN[figure.axis]]
+    whole = {(figure.axis, figure.task, figure.metric) for figure in main if not figure.along}
+    most: dict[tuple[str, str, str], float] = {}
+    for figure in main:
+        key = figure.axis, figure.task, figure.along
+        most[key] = max(most.get(key, -math.inf), figure.at or 0.0)
+    return [
+        figure
+        for figure in main
+        if not figure.along
+        or (
+            (figure.axis, figure.task, figure.metric) not in whole
+            and (figure.at or 0.0) == most[figure.axis, figure.task, figure.along]
+        )
+    ]
+
+
 def _check_alike(first: BenchResult, second: BenchResult) -> Iterator[str]:
     """Sentences on what may differ; refuses what may not."""
     for part in ("settings", "embedder"):
@@ -252,7 +271,7 @@ def _difference(first: Record, second: Record) -> Difference:
         assert first.each is not None
         assert second.each is not None
         test = paired(second.each, first.each, second.groups)
-        apart = None if test.low is None or test.high is None else not test.low <= 0 <= test.high
+        apart = None if test.p is None else test.p < CHANCE
         return Difference(*where, *values, test.low, test.high, test.p, apart)
     ends = (first.low, first.high, second.low, second.high)
     if None in ends:

@@ -88,9 +88,9 @@ def _rival(name: str, found: Any) -> Rival:
     if isinstance(found, Rival):
         return found
     if isinstance(found, CalibratedMerger) and found.statistics is None:
-        return Merging(name, repr(found), found.calibrated)
+        return Merging(name, repr(found), found.calibrated, dimension=found.dimension)
     if isinstance(found, SequenceMerger):
-        return Merging(name, repr(found), lambda _sample: found)
+        return Merging(name, repr(found), lambda _sample: found, dimension=found.dimension)
     if inspect.isclass(found) and issubclass(found, SequenceMerger):
         made = found()
         return Merging(name, repr(made), lambda _sample: made)

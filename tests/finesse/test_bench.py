@@ -1,0 +1,281 @@
+"""A run on every axis: what it keeps, what it refuses, and two of them beside each other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merger_plugins import MeanMerger
+from merger_plugins.errors import (
+    DataError,
+    DimensionError,
+    DocumentError,
+    InputError,
+    NonFiniteError,
+    ResultError,
+)
+from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of
+from merger_plugins.finesse.bench_results import BenchResult, load_bench, save_bench
+from merger_plugins.finesse.comparing import compare_runs, judge, main_figures
+from merger_plugins.finesse.embedding import Embeddings, revision
+from merger_plugins.finesse.laboratory import smaller
+from merger_plugins.finesse.metrics import paired
+from merger_plugins.finesse.naming import rival_named
+from merger_plugins.finesse.plan import AXES, BenchSettings, chosen_tasks, settings
+from merger_plugins.finesse.pooling import PooledMerger, first_and_mean
+from merger_plugins.finesse.results import verify
+from merger_plugins.finesse.rivals import Merging
+from merger_plugins.finesse.settings import FinesseSettings
+from merger_plugins.finesse.tasks import Source, Task, task_of_folder
+from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, sentence, written
+
+SMALL = BenchSettings(
+    per_count=4,
+    trees=5,
+    repeats=2,
+    recut=False,
+    finesse=FinesseSettings(
+        lengths=(3, 4), samples=2, timed=1, order_lengths=(3,), order_samples=2, order_group=2
+    ),
+)
+MINE = Merging("mine", "a test's", lambda _sample: first_and_mean())
+
+
+class StoppedError(Exception):
+    pass
+
+
+def articles(data: Path, count: int = 12) -> Task:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"id": f"a{n}", "text": sentence(rng, WORDS[4 * n :][:8], 70), "lang": "en"} for n in range(count)
+    ]
+    files = [written(data / "train" / "articles.jsonl.gz", rows)]
+    return Task(
+        "notes", "articles", ("train/articles.jsonl.gz",), revision(files), "", "", "en", "ours", "here"
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Task]]:
+    folder = tmp_path_factory.mktemp("data")
+    return folder, [articles(folder), retrieval_data(folder, documents=6), *conversation_data(folder)]
+
+
+def planned(
+    data: tuple[Path, list[Task]], *, sizes: BenchSettings = SMALL, rivals: tuple[str, ...] = ("mean",)
+) -> Bench:
+    source = Source(data[0], Embeddings(WordEmbedder()))
+    entries = chosen_rivals([MINE], dimension_of(source), quick=False, names=rivals)
+    return Bench(sizes, data[1], source, entries)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    data: tuple[Path, list[Task]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[BenchResult, Path]:
+    path = tmp_path_factory.mktemp("whole") / "run.json"
+    with pytest.warns(UserWarning, match="not independent"):
+        return planned(data, rivals=("mean", "every chunk")).measure(path), path
+
+
+def test_every_axis_is_measured_with_intervals(whole: tuple[BenchResult, Path]):
+    result, path = whole
+    assert {record.axis for record in result.records} == set(AXES) - {"extrapolation"}
+    # Six documents are too few for extrapolation: said, not hidden.
+    skipped = result.steps["extrapolation, woods"].skipped
+    assert skipped in result.reasons
+    assert "6 documents of woods have 4 chunks, and 10 are needed" in str(skipped)
+    assert result.complete
+    for record in result.records:
+        if record.each is not None and record.n > 4:  # fewer may be of one document, which tells no spread
+            assert record.low is not None, record
+            assert record.high is not None, record
+            assert record.low - 1e-9 <= record.value <= record.high + 1e-9, record
+    assert set(result.finesse) == {"mine", "mean"}  # what does not merge has no FINESSE
+    assert len(main_figures(result.records)) > 20
+    assert json.loads(path.read_text())["run"]["rivals"][0]["asked"] is True
+
+
+def test_a_file_gives_back_what_was_measured(whole: tuple[BenchResult, Path]):
+    result, path = whole
+    read = load_bench(path)
+    assert read.scores_hash == result.scores_hash
+    assert list(read.steps) == list(result.steps)
+    for found, record in zip(read.records, result.records, strict=True):
+        assert found.value == pytest.approx(record.value, abs=1e-6)
+        if record.each is not None:
+            assert found.each is not None
+            np.testing.assert_allclose(found.each, record.each, rtol=1e-6, atol=1e-7)
+    assert read.finesse["mine"].scores_hash == result.finesse["mine"].scores_hash
+    with pytest.raises(ResultError, match="result of the benchmark 'bench'"):
+        verify(path)
+
+
+def test_an_interrupted_run_goes_on(data: tuple[Path, list[Task]], tmp_path: Path):
+    data = (data[0], [task for task in data[1] if task.name == "woods"])
+    sizes = replace(SMALL, axes=("retrieval", "associativity", "order"))
+    straight = planned(data, sizes=sizes).measure(tmp_path / "straight.json")
+
+    def stop(name: str, done: int, total: int, step: object) -> None:
+        if done == 1 and step is None:
+            raise StoppedError
+
+    path = tmp_path / "run.json"
+    with pytest.raises(StoppedError):
+        planned(data, sizes=sizes).measure(path, stop)
+    halted = load_bench(path)
+    assert len(halted.steps) == 1
+    assert not halted.complete
+    measured: list[str] = []
+    resumed = planned(data, sizes=sizes).measure(
+        path, lambda name, *rest: measured.append(name) if rest[-1] is None else None
+    )
+    assert measured == list(straight.steps)[1:]
+    assert resumed.scores_hash == straight.scores_hash
+    again = planned(data, sizes=sizes)
+    assert again.path(tmp_path) == planned(data, sizes=sizes).path(tmp_path)
+    assert again.path(tmp_path) != planned(data, sizes=replace(sizes, seed=1)).path(tmp_path)
+    with pytest.raises(ResultError, match="another run: its settings differ"):
+        planned(data, sizes=replace(sizes, seed=1)).measure(path)
+
+
+def test_an_edited_file_is_refused(whole: tuple[BenchResult, Path], tmp_path: Path):
+    document = json.loads(whole[1].read_text())
+    document["steps"]["retrieval, woods"]["records"][0]["value"] = 0.123
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(document))
+    with pytest.raises(ResultError, match="was edited or damaged"):
+        load_bench(edited)
+    with pytest.raises(ResultError, match="There is no result file"):
+        load_bench(tmp_path / "none.json")
+
+
+def test_a_merger_of_another_dimension_is_refused_at_once():
+    foreign = Merging("foreign", "", lambda _: MeanMerger().calibrated([np.eye(7, dtype=np.float32)]))
+    with pytest.raises(DimensionError, match=r"'foreign' works in dimension 7, and the embedder gives 51"):
+        chosen_rivals([foreign], 51, quick=True)
+    with pytest.raises(InputError, match="'mean' is the name of a known rival"):
+        chosen_rivals([Merging("mean", "", lambda _: first_and_mean())], 51, quick=True)
+
+
+def test_a_merger_that_fails_stops_the_run(data: tuple[Path, list[Task]], tmp_path: Path):
+    bad = Merging(
+        "bad", "", lambda _: PooledMerger("bad", lambda vectors, _mask, _masses: vectors[:, 0] * np.nan)
+    )
+    source = Source(data[0], Embeddings(WordEmbedder()))
+    entries = chosen_rivals([bad], dimension_of(source), quick=False, names=["mean"])
+    with pytest.raises((NonFiniteError, InputError)):
+        Bench(replace(SMALL, axes=("retrieval",)), data[1], source, entries).measure(tmp_path / "run.json")
+
+
+def test_a_pair_of_runs_is_compared_item_by_item(whole: tuple[BenchResult, Path]):
+    result, _ = whole
+    found = compare_runs(result, result, rivals=["mine"], against="mean")
+    ways = {each.rival for each in found.differences if each.axis == "follow-ups"}
+    assert ways == {"mine: history", "mine: all turns"}
+    mine, mean = (
+        next(
+            r
+            for r in result.records
+            if (r.axis, r.task, r.rival, r.metric) == ("retrieval", "woods", name, "ndcg@10")
+        )
+        for name in ("mine", "mean")
+    )
+    assert mine.each is not None
+    assert mean.each is not None
+    test = paired(mine.each, mean.each, mine.groups)
+    one = next(
+        each
+        for each in found.differences
+        if (each.axis, each.task, each.metric) == ("retrieval", "woods", "ndcg@10")
+    )
+    assert (one.difference, one.low, one.p) == pytest.approx((test.difference, test.low, test.p))
+    assert all(each.p is None for each in found.differences if each.axis == "cost")
+    with pytest.raises(ResultError, match="no rival 'other'"):
+        compare_runs(result, result, rivals=["other"])
+
+
+def test_runs_that_cannot_be_compared_are_refused(whole: tuple[BenchResult, Path]):
+    result, _ = whole
+    other = replace(result, run=result.run | {"settings": result.run["settings"] | {"trees": 7}})
+    with pytest.raises(ResultError, match="other settings: trees is 5 in one and 7 in the other"):
+        compare_runs(result, other)
+    tasks = [task | {"revision": "0" * 16} for task in result.run["tasks"]]
+    with pytest.raises(ResultError, match="other revisions of"):
+        judge(result, replace(result, run=result.run | {"tasks": tasks}))
+
+
+def better(result: BenchResult, name: str, gain: float) -> BenchResult:
+    """The same run with one step's figures higher."""
+    step = result.steps[name]
+    records = tuple(
+        record if record.low is None else replace(record, value=record.value + gain, low=record.low + gain)
+        for record in step.records
+    )
+    return replace(result, steps=result.steps | {name: replace(step, records=records)})
+
+
+def test_a_baseline_is_met_or_missed(whole: tuple[BenchResult, Path], tmp_path: Path):
+    result, path = whole
+    met = judge(load_bench(path), result)
+    assert met.judged > 50
+    assert (met.falls, met.missing) == ((), ())
+    save_bench(better(result, "fidelity, woods", 0.5), tmp_path / "higher.json")
+    missed = judge(result, load_bench(tmp_path / "higher.json"))
+    assert {fall.record.axis for fall in missed.falls} == {"fidelity"}
+    assert "0.5000 below the baseline's" in str(missed.falls[0])
+    # Costs and order have no better; a figure that the run lacks is not passed over.
+    assert judge(result, better(result, "cost, woods", 10.0)).falls == ()
+    lacking = replace(
+        result, steps={name: step for name, step in result.steps.items() if step.axis != "retrieval"}
+    )
+    assert "were not measured" in judge(lacking, result).missing[0]
+
+
+def test_mergers_are_found_by_name_folder_and_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert rival_named("every chunk").name == "every chunk"
+    MeanMerger().save(tmp_path / "saved")
+    assert isinstance(rival_named(str(tmp_path / "saved")).merger([]), MeanMerger)
+    (tmp_path / "own_mergers.py").write_text(
+        "from merger_plugins import MeanMerger\n\ndef fitted(sample):\n"
+        '    """Fitted to the sample."""\n    return MeanMerger().calibrated(sample)\n\n'
+        "plain = MeanMerger()\nnumber = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert rival_named("own_mergers:fitted").about == "Fitted to the sample."
+    assert isinstance(rival_named("own_mergers:plain").merger([]), MeanMerger)
+    with pytest.raises(InputError, match="number is of the type int"):
+        rival_named("own_mergers:number")
+    with pytest.raises(InputError, match="cannot be imported"):
+        rival_named("own_mergers:nothing")
+
+
+def test_a_folder_is_a_data_set(tmp_path: Path):
+    made = retrieval_data(tmp_path)
+    folder = tmp_path / "eval" / "woods"
+    task = task_of_folder(folder)
+    assert (task.name, task.revision) == ("woods", made.revision)
+    assert task.collection(Source(Path("elsewhere"), Embeddings(WordEmbedder()))).documents == 6
+    written(folder / "qrels.jsonl.gz", [{"query_id": "q0", "doc_id": "d0", "passage": 0}])
+    with pytest.raises(DocumentError, match="have no 'q1' where one is needed"):
+        task_of_folder(folder).load(Source(tmp_path, Embeddings(WordEmbedder())))
+    (folder / "qrels.jsonl.gz").unlink()
+    with pytest.raises(DataError, match=r"holds no qrels\.jsonl"):
+        task_of_folder(folder)
+
+
+def test_plans():
+    assert {task.kind for task in chosen_tasks([], quick=True)} == {"articles", "retrieval", "follow-ups"}
+    assert settings(quick=True).finesse.probes <= 640
+    assert smaller(FinesseSettings(), 16).probes <= 16
+    assert smaller(FinesseSettings(), 5_000) == FinesseSettings()
+    with pytest.raises(InputError, match="'speed' is no axis"):
+        settings(quick=True, axes=["speed"])
+    with pytest.raises(InputError, match="'squad' is no task"):
+        chosen_tasks(["squad"], quick=True)
