@@ -49,7 +49,7 @@ function frame(n) {
 function drawMatrix() {
   const sample = anatomy.sample, n = sample.length, numbers = sample.chunks.map((_, index) => index + 1);
   const td = sample.td[anatomy.gap], bu = sample.bu[anatomy.gap];
-  const top = Math.max(...sample.similarity.flat().map(Math.abs));
+  const top = Math.max(...sample.similarity.slice(1).flat().map(Math.abs)); // chunk 1 alone is itself
   const every = Math.ceil(n / 16);
   const ticks = numbers.filter((value) => value === 1 || value % every === 0);
   const lit = (count, first, way) => Array.from({ length: count }, (_, index) => (anatomy.way === way && index + first === anatomy.step ? "#f0a202" : "#6b7788"));

@@ -38,7 +38,7 @@ function boardColumns(records) {
 function whisker(record, low, high) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   for (const [name, value] of [["width", 92], ["height", 10], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
-  const place = (value) => 4 + (84 * (value - low)) / (high - low || 1);
+  const place = (value) => (high > low ? 4 + (84 * (value - low)) / (high - low) : 46);
   const draw = (tag, attributes) => {
     const part = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
@@ -142,8 +142,8 @@ function drawPrice(kind) {
   const axisTitle = (records) => (records.size ? plain(label([...records.values()][0].metric)) : "");
   Plotly.react(`price-${kind}-plot`, traces, layout({
     showlegend: false,
-    xaxis: { ...grid, type: "log", title: { text: axisTitle(cost) }, nticks: 6, ...span(both.map((name) => cost.get(name).value)) },
-    yaxis: { ...grid, title: { text: axisTitle(quality) } },
+    xaxis: { ...grid, type: "log", title: { text: axisTitle(cost) }, dtick: "D2", ...span(both.map((name) => cost.get(name).value)) },
+    yaxis: { ...grid, automargin: true, title: { text: axisTitle(quality), standoff: 12 } },
   }), CONFIG);
   const without = [...quality.keys()].filter((name) => !both.includes(name));
   get(`price-${kind}-note`).textContent = !cost.size
@@ -169,12 +169,13 @@ function drawCurves() {
   const here = (record) => record.axis === axis && record.task === task && record.along === along && record.metric === metric;
   const sorted = (records) => records.sort((a, b) => a.at - b.at);
   const measured = data.records.filter(here), limit = sorted(data.limits.filter(here));
-  const traces = unique(measured.map((record) => record.rival)).filter((name) => !(limit.length && name === data.limitNames[0])).map((name) => {
+  const names = unique(measured.map((record) => record.rival)).filter((name) => !(limit.length && name === data.limitNames[0]));
+  const traces = [...names.filter((name) => !isLimit(name)), ...names.filter(isLimit)].map((name) => {
     const records = sorted(measured.filter((record) => record.rival === name));
     return {
       type: "scatter", mode: "lines+markers", name: plain(name), x: records.map((record) => record.at), y: records.map((record) => record.value),
-      error_y: bars(records), line: { color: colour(name), width: isLimit(name) ? 1.5 : 2, dash: isLimit(name) ? "dot" : "solid" },
-      marker: { color: colour(name), symbol: isLimit(name) ? "line-ew" : symbol(name), size: 8 },
+      error_y: bars(records), line: { color: colour(name), width: isLimit(name) ? 3 : 2, dash: isLimit(name) ? "dot" : "solid" },
+      marker: { color: colour(name), symbol: isLimit(name) ? "circle" : symbol(name), size: isLimit(name) ? 3 : 8 },
       customdata: records.map(interval),
       hovertemplate: `<b>${plain(name)}</b><br>%{x} ${plain(along)}: %{y:.3f} (%{customdata})<extra></extra>`,
     };
@@ -190,7 +191,7 @@ function drawCurves() {
   const scale = wantsLog && ticks.every((at) => at > 0) ? "log" : "linear";
   Plotly.react("curve-plot", traces, layout({
     xaxis: { ...grid, type: scale, title: { text: plain(along) }, tickvals: ticks, ticktext: ticks.map(number) },
-    yaxis: { ...grid, title: { text: plain(label(metric)) } },
+    yaxis: { ...grid, automargin: true, title: { text: plain(label(metric)), standoff: 12 } },
     legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
     margin: { l: 60, r: 15, t: 15, b: 110 },
   }), CONFIG);
