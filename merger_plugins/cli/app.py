@@ -15,6 +15,7 @@ from merger_plugins.cli import (
     export,
     ingest,
     inspect,
+    report,
     search,
     train,
     verify,
@@ -42,6 +43,7 @@ for _module in (
     train,
     bench,
     compare,
+    report,
 ):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 

@@ -68,6 +68,12 @@ def command(
             help="A result file; exits with 1 where a figure falls below it by more than its interval.",
         ),
     ] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="PAGE", help="Show everything on an HTML page, written here.")
+    ] = None,
+    report_texts: Annotated[
+        bool, typer.Option("--report-texts", help="With the texts of FINESSE's chunks on that page.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure mergers on every axis: FINESSE, retrieval, fidelity, associativity, order, follow-ups, cost ...
@@ -81,6 +87,7 @@ def command(
         from merger_plugins.finesse.embedding import Embeddings
         from merger_plugins.finesse.naming import rival_named
         from merger_plugins.finesse.plan import settings
+        from merger_plugins.finesse.report import dissect_bench, write
         from merger_plugins.finesse.tasks import Source
 
         sizes = settings(quick=quick, seed=seed, axes=axis or ())
@@ -107,6 +114,12 @@ def command(
         )
         print_result(shown, result)
         shown.print(f"Kept in {path}.")
+        if report is not None:
+            with shown.waiting("writing the report"):
+                samples, texts = dissect_bench(planned, result)
+                write([path], report, anatomy=samples, texts=texts if report_texts else None)
+            shown.document["report"] = report
+            shown.print(f"Shown on {report}.")
         if stored is not None:
             _judge(shown, result, stored)
 

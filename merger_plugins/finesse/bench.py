@@ -73,6 +73,7 @@ class Bench:
 
     Attributes:
         run: what a resumed run must share.
+        laboratory: loaded data and rivals.
         planned: the steps.
 
     Raises:
@@ -91,7 +92,9 @@ class Bench:
         require("scipy", extra="bench", purpose="The benchmark")  # better missed now than after an hour
         require("ir_measures", extra="bench", purpose="The benchmark", package="ir-measures")
         self.skipped = tuple(skipped)
-        self.planned = steps(settings, tasks, Laboratory(source, entries))
+        self.settings, self.tasks = settings, tuple(tasks)
+        self.laboratory = Laboratory(source, entries)
+        self.planned = steps(settings, tasks, self.laboratory)
         embedder = source.embed.embedder
         self.run: dict[str, Any] = {
             "settings": settings.to_dict(),

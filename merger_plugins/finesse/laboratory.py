@@ -20,6 +20,7 @@ from merger_plugins.finesse.rivals import Rival
 from merger_plugins.finesse.run import run_finesse
 from merger_plugins.finesse.settings import FinesseSettings
 from merger_plugins.finesse.tasks import Source, Task
+from merger_plugins.mergers.base import SequenceMerger
 
 _TRAINED_GATE = "trained gate"
 
@@ -131,13 +132,19 @@ class Laboratory:
         Raises:
             InputError: too few articles even for the smallest settings.
         """
+        probes, fitting = self.probes(task, settings)
+        result = run_finesse(merger_on(probes, rival), probes, fitting)
+        return Measured(finesse_records(result, task.name, rival.name), result)
+
+    def probes(self, task: Task, settings: FinesseSettings) -> tuple[EmbeddedProbes, FinesseSettings]:
+        """Probes of a task's articles, drawn once, and the settings that so many suffice for.
+
+        Raises:
+            InputError: too few articles even for the smallest settings.
+        """
         if task.name not in self._probes:
             self._probes[task.name] = self._drawn(task, settings)
-        probes, fitting = self._probes[task.name]
-        merger = rival.merger([probes.vectors[row : row + 1] for row in range(len(probes))])
-        assert merger is not None
-        result = run_finesse(merger, probes, fitting)
-        return Measured(finesse_records(result, task.name, rival.name), result)
+        return self._probes[task.name]
 
     def _drawn(self, task: Task, settings: FinesseSettings) -> tuple[EmbeddedProbes, FinesseSettings]:
         articles = task.load(self.source)
@@ -149,6 +156,13 @@ class Laboratory:
             embed_probes(probes, embed.embedder, folder=embed.folder, fingerprint=embed.fingerprint),
             fitting,
         )
+
+
+def merger_on(probes: EmbeddedProbes, rival: Rival) -> SequenceMerger:
+    """A rival's merger, calibrated on probes, each an article of one chunk."""
+    merger = rival.merger([probes.vectors[row : row + 1] for row in range(len(probes))])
+    assert merger is not None
+    return merger
 
 
 def smaller(settings: FinesseSettings, articles: int) -> FinesseSettings:

@@ -8,7 +8,7 @@ The page holds all that it needs, plotly.js included, and asks for nothing from 
 of the extra `bench`.
 """
 
-from merger_plugins.finesse.report.anatomy import Sample, dissect
+from merger_plugins.finesse.report.anatomy import Sample, dissect, dissect_bench
 from merger_plugins.finesse.report.page import write
 
-__all__ = ["Sample", "dissect", "write"]
+__all__ = ["Sample", "dissect", "dissect_bench", "write"]

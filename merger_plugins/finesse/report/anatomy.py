@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins.errors import InputError
+from merger_plugins.finesse.bench import Bench
+from merger_plugins.finesse.bench_results import BenchResult
+from merger_plugins.finesse.laboratory import merger_on
 from merger_plugins.finesse.run import sample_similarities
 from merger_plugins.finesse.scoring import GAPS, Gap, bottom_up_gaps, top_down_gaps
 from merger_plugins.finesse.settings import FinesseSettings, Indices
-from merger_plugins.finesse.synthesis import Synthesis
+from merger_plugins.finesse.synthesis import MergerSynthesis, Synthesis
 
 Floats = NDArray[np.float64]
 
@@ -96,6 +99,30 @@ def dissect(
             bu = {gap: bottom_up_gaps(matrix, gap) for gap in GAPS}
             found.append(Sample(merger, number, rows, matrix, td, bu))
     return found
+
+
+def dissect_bench(bench: Bench, result: BenchResult, *, samples: int = 1) -> tuple[list[Sample], list[str]]:
+    """Take samples of FINESSE apart for every rival that a run of `bench` measured it for.
+
+    Args:
+        bench: the run as it was planned.
+        result: what it found.
+        samples: of each length, at the most.
+
+    Returns:
+        The samples, and the texts of all probes; nothing where FINESSE was not measured.
+    """
+    names = {step.task for step in bench.planned if step.axis == "finesse"}
+    tasks = [task for task in bench.tasks if task.name in names]
+    if not tasks or not result.finesse:
+        return [], []
+    probes, settings = bench.laboratory.probes(tasks[0], bench.settings.finesse)
+    found = []
+    for rival in bench.laboratory.merging:
+        if rival.name in result.finesse:
+            synthesis = MergerSynthesis(merger_on(probes, rival), probes)
+            found += dissect(rival.name, synthesis, len(probes), settings, samples=samples)
+    return found, list(probes.probes.texts)
 
 
 def _plain(values: Floats) -> Any:
