@@ -101,6 +101,8 @@ def command(
             asked = [rival_named(name) for name in merger or ()]
             entries = chosen_rivals(asked, dimension_of(source), quick=quick, names=rival or ())
             planned = Bench(sizes, tasks, source, entries, skipped)
+        for sentence in planned.skipped[len(skipped) :]:
+            shown.note(sentence)
         path = planned.path(Path(output))
         with shown.waiting("measuring"):
             result = planned.measure(path, _steps(shown), fresh=fresh)
@@ -131,13 +133,13 @@ def _data(
     from merger_plugins.demo.tasks import demo_tasks
     from merger_plugins.errors import DataError
     from merger_plugins.finesse.plan import chosen_tasks
-    from merger_plugins.finesse.tasks import available, task_of_folder
+    from merger_plugins.finesse.tasks import available, tasks_of_folder
 
     own = [name for name in names if Path(name).is_dir()]
     known = chosen_tasks([name for name in names if name not in own], quick=quick) if own != names else []
     folder = Path(data).expanduser() if data else Path("data")
     here, skipped = available(folder, known)
-    here += [task_of_folder(Path(name)) for name in own]
+    here += [task for name in own for task in tasks_of_folder(Path(name))]
     if here:
         return folder, here, skipped
     if names:

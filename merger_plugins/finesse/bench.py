@@ -74,6 +74,7 @@ class Bench:
     Attributes:
         run: what a resumed run must share.
         laboratory: loaded data and rivals.
+        skipped: what is left out, axes that no task serves included.
         planned: the steps.
 
     Raises:
@@ -91,10 +92,16 @@ class Bench:
     ) -> None:
         require("scipy", extra="bench", purpose="The benchmark")  # better missed now than after an hour
         require("ir_measures", extra="bench", purpose="The benchmark", package="ir-measures")
-        self.skipped = tuple(skipped)
         self.settings, self.tasks = settings, tuple(tasks)
         self.laboratory = Laboratory(source, entries)
         self.planned = steps(settings, tasks, self.laboratory)
+        served = {planned.axis for planned in self.planned}
+        unserved = [
+            f"skipped: {axis}: no data set of the kind it needs"
+            for axis in settings.axes
+            if axis not in served
+        ]
+        self.skipped = (*skipped, *unserved)
         embedder = source.embed.embedder
         self.run: dict[str, Any] = {
             "settings": settings.to_dict(),

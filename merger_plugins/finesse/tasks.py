@@ -21,6 +21,9 @@ from merger_plugins.finesse.follow_ups import FollowUps, load_follow_ups
 from merger_plugins.finesse.metrics import DEPTH
 from merger_plugins.finesse.probes import Article, read_articles
 
+LEAST_ARTICLES: Final = 16
+"""What the smallest run of FINESSE needs."""
+
 Kind = Literal["retrieval", "loose passages", "follow-ups", "articles"]
 
 
@@ -133,36 +136,42 @@ def available(data: Path, tasks: Iterable[Task] | None = None) -> tuple[list[Tas
     return here, reasons
 
 
-def task_of_folder(folder: Path) -> Task:
-    """The task of somebody's own data: ``docs``, ``queries`` and ``qrels``, each .jsonl or .jsonl.gz.
+def tasks_of_folder(folder: Path) -> list[Task]:
+    """The tasks of somebody's own data: ``docs``, ``queries`` and ``qrels``, each .jsonl or .jsonl.gz.
 
     A document is ``{"id", "text"}``, its paragraphs parted by an empty line; a question ``{"id", "text"}``; a
     row of qrels ``{"query_id", "doc_id", "passage"}``, the passage being the number of the paragraph that
     answers, from 0.
 
+    Returns:
+        Their retrieval; before it, where there are at least `LEAST_ARTICLES` documents, these as articles.
+
     Raises:
         DataError: a file is missing.
+        DocumentError: the documents cannot be read.
     """
     paths = []
     for part in ("docs", "queries", "qrels"):
-        found = [folder / f"{part}{ending}" for ending in (".jsonl", ".jsonl.gz")]
-        present = [path for path in found if path.is_file()]
+        present = [path for ending in ("", ".gz") if (path := folder / f"{part}.jsonl{ending}").is_file()]
         if not present:
             raise DataError(
                 f"{folder} holds no {part}.jsonl or {part}.jsonl.gz; a data set is docs, queries and qrels."
             )
         paths.append(present[0].absolute())
-    return Task(
-        folder.absolute().name,
-        "retrieval",
-        tuple(map(str, paths)),
-        revision(paths),
-        "all",
-        "ndcg@10",
-        "unknown",
-        "unknown",
-        "a folder",
+    name, about = folder.absolute().name, ("unknown", "unknown", "a folder")
+    files = tuple(map(str, paths))
+    found = Task(name, "retrieval", files, revision(paths), "all", "ndcg@10", *about)
+    if len(read_jsonl(paths[0])) < LEAST_ARTICLES:
+        return [found]
+    articles = replace(
+        found,
+        name=f"{name}-articles",
+        kind="articles",
+        files=files[:1],
+        revision=revision(paths[:1]),
+        metric="finesse",
     )
+    return [articles, found]
 
 
 def load_retrieval(task: Task, source: Source) -> Collection:

@@ -30,7 +30,7 @@ from merger_plugins.finesse.pooling import PooledMerger, first_and_mean
 from merger_plugins.finesse.results import verify
 from merger_plugins.finesse.rivals import Merging
 from merger_plugins.finesse.settings import FinesseSettings
-from merger_plugins.finesse.tasks import Source, Task, task_of_folder
+from merger_plugins.finesse.tasks import Source, Task, tasks_of_folder
 from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, sentence, written
 
 SMALL = BenchSettings(
@@ -142,6 +142,12 @@ def test_an_interrupted_run_goes_on(data: tuple[Path, list[Task]], tmp_path: Pat
     assert again.path(tmp_path) != planned(data, sizes=replace(sizes, seed=1)).path(tmp_path)
     with pytest.raises(ResultError, match="another run: its settings differ"):
         planned(data, sizes=replace(sizes, seed=1)).measure(path)
+
+
+def test_an_axis_without_data_is_said(data: tuple[Path, list[Task]]):
+    woods = [task for task in data[1] if task.name == "woods"]
+    bench = planned((data[0], woods), sizes=replace(SMALL, axes=("retrieval", "follow-ups")))
+    assert bench.skipped == ("skipped: follow-ups: no data set of the kind it needs",)
 
 
 def test_an_edited_file_is_refused(whole: tuple[BenchResult, Path], tmp_path: Path):
@@ -259,15 +265,18 @@ def test_mergers_are_found_by_name_folder_and_import_path(tmp_path: Path, monkey
 def test_a_folder_is_a_data_set(tmp_path: Path):
     made = retrieval_data(tmp_path)
     folder = tmp_path / "eval" / "woods"
-    task = task_of_folder(folder)
+    (task,) = tasks_of_folder(folder)  # too few documents for FINESSE
     assert (task.name, task.revision) == ("woods", made.revision)
     assert task.collection(Source(Path("elsewhere"), Embeddings(WordEmbedder()))).documents == 6
     written(folder / "qrels.jsonl.gz", [{"query_id": "q0", "doc_id": "d0", "passage": 0}])
     with pytest.raises(DocumentError, match="have no 'q1' where one is needed"):
-        task_of_folder(folder).load(Source(tmp_path, Embeddings(WordEmbedder())))
+        tasks_of_folder(folder)[0].load(Source(tmp_path, Embeddings(WordEmbedder())))
+    rows = [{"id": f"d{n}", "text": f"{WORDS[n]} {WORDS[n + 1]}"} for n in range(16)]
+    written(folder / "docs.jsonl.gz", rows)
+    assert [task.kind for task in tasks_of_folder(folder)] == ["articles", "retrieval"]
     (folder / "qrels.jsonl.gz").unlink()
     with pytest.raises(DataError, match=r"holds no qrels\.jsonl"):
-        task_of_folder(folder)
+        tasks_of_folder(folder)
 
 
 def test_plans():
