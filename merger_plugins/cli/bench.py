@@ -152,11 +152,15 @@ def _data(
 
 
 def _steps(output: Output) -> Report:
-    """Says each step that was measured, or kept."""
+    """Says each step that was measured, or that an earlier run measured."""
+    begun: set[str] = set()
 
     def report(name: str, done: int, total: int, step: Step | None) -> None:
-        if step is not None:
-            output.note(f"[{done}/{total}] {step.skipped or f'{name}: {step.seconds:,.1f} s'}")
+        if step is None:
+            begun.add(name)
+            return
+        earlier = "" if name in begun else " (earlier)"
+        output.note(f"[{done}/{total}] {step.skipped or f'{name}: {step.seconds:,.1f} s'}{earlier}")
 
     return report
 

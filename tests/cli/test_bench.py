@@ -71,7 +71,8 @@ def test_a_run_prints_tables_and_keeps_a_file(run, measured):
     assert "woods" in result.stdout
     assert "centred mean" in result.stdout
     assert f"Kept in {measured}." in result.stdout
-    assert "[2/2] associativity, woods" in result.stderr
+    assert "[2/2] associativity, woods: " in result.stderr
+    assert result.stderr.count("(earlier)") == 2  # measured by the fixture
     document = load_bench(Path(measured))
     assert document.complete
     assert [rival["asked"] for rival in document.run["rivals"]] == [True, False]
