@@ -45,8 +45,9 @@ NOTE = (
     "rank mergers by. Embedder: the bundled all-MiniLM-L6-v2 with 8-bit weights. FINESSE merges {probes} "
     "paragraphs of these documents, whose mean cosine is {cosine:.3f}: they are not quite independent, so "
     "scores are lower than on unrelated articles. It gives all chunks the same mass, so both means are "
-    "the same there. The calibrated merger has the statistics of what it merges: of the documents' chunks, "
-    "and for FINESSE of the paragraphs. Made by python -m benchmarks.quality_page."
+    "the same there. The calibrated merger has the statistics of what it merges: of the documents' "
+    "chunks, and for FINESSE of the paragraphs. Times are of a machine that had other work. Made by "
+    "python -m benchmarks.quality_page."
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def finesse_runs(folder: Path) -> dict[str, FinesseResult]:
     }
 
 
+@cache
 def samples() -> list[Sample]:
     return [
         sample
@@ -49,6 +51,7 @@ def samples() -> list[Sample]:
     ]
 
 
+@cache
 def axis_records() -> list[Record]:
     """Retrieval, extrapolation and cost of a few rivals on a synthetic collection."""
     here = collection(spread=6)

@@ -11,7 +11,7 @@ from merger_plugins.errors import EmptyInputError, InputError, ResultError
 from merger_plugins.finesse.bench_results import BenchResult, Step, save_bench
 from merger_plugins.finesse.report import dissect, write
 from merger_plugins.finesse.report.figures import limits, low_is_good
-from merger_plugins.finesse.results import verify
+from merger_plugins.finesse.results import FinesseResult, verify
 from merger_plugins.finesse.scoring import bottom_up, finesse, similarities, top_down
 from merger_plugins.finesse.settings import FinesseSettings
 from merger_plugins.finesse.synthesis import MergerSynthesis
@@ -22,6 +22,11 @@ from tests.finesse.pages import HOSTILE, MERGERS, PROBES, SETTINGS
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pages.page(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def runs(page: Path) -> dict[str, FinesseResult]:
+    return {name: verify(page.parent / f"{name}.json") for name in MERGERS}
 
 
 class Parsed(HTMLParser):
@@ -41,14 +46,13 @@ class Parsed(HTMLParser):
         self.texts[tag] = self.texts.get(tag, "") + text
 
 
-def test_figures_are_those_of_the_result_files(page: Path) -> None:
+def test_figures_are_those_of_the_result_files(page: Path, runs: dict[str, FinesseResult]) -> None:
     shown = {
         (row["rival"], row["metric"], row["at"]): row
         for row in pages.data(page)["records"]
         if row["axis"] == "finesse"
     }
-    for name in MERGERS:
-        result = verify(page.parent / f"{name}.json")
+    for name, result in runs.items():
         for length, scores in result.lengths.items():
             for gap, suffix in (("q1q3", ""), ("q2q2", ", medians")):
                 for metric, mean in scores.summary()[gap].items():
@@ -73,8 +77,9 @@ def test_records_are_shown_as_they_are(tmp_path: Path) -> None:
     assert shown["about"]["mean"] == "mass-weighted mean"
 
 
-def test_a_bench_file_is_read_with_what_it_says_of_its_run(tmp_path: Path) -> None:
-    runs = pages.finesse_runs(tmp_path)
+def test_a_bench_file_is_read_with_what_it_says_of_its_run(
+    runs: dict[str, FinesseResult], tmp_path: Path
+) -> None:
     records = tuple(pages.axis_records())
     task = {"name": "woods", "source": "ours", "licence": "made here", "revision": "0"}
     by_mean = next(record for record in records if record.rival == "mean")
@@ -104,11 +109,11 @@ def test_a_bench_file_is_read_with_what_it_says_of_its_run(tmp_path: Path) -> No
     assert facts["hash of the scores"] == result.scores_hash
 
 
-def test_samples_are_those_that_the_run_scored(page: Path) -> None:
+def test_samples_are_those_that_the_run_scored(page: Path, runs: dict[str, FinesseResult]) -> None:
     shown = pages.data(page)["samples"]
     assert len(shown) == len(MERGERS) * len(SETTINGS.lengths) * 2
     for one in shown:
-        result = verify(page.parent / f"{one['merger']}.json").lengths[one["length"]]
+        result = runs[one["merger"]].lengths[one["length"]]
         for gap in ("q1q3", "q2q2"):
             assert np.mean(one["td"][gap]) == pytest.approx(result.td[gap][one["sample"]], abs=2e-5)
             assert np.mean(one["bu"][gap]) == pytest.approx(result.bu[gap][one["sample"]], abs=2e-5)
@@ -159,21 +164,19 @@ def test_the_page_asks_for_nothing(page: Path) -> None:
     assert page.stat().st_size < 6e6
 
 
-def test_an_edited_file_is_refused(tmp_path: Path) -> None:
-    pages.finesse_runs(tmp_path)
-    source = tmp_path / "mean.json"
-    document = json.loads(source.read_text())
+def test_an_edited_file_is_refused(page: Path, tmp_path: Path) -> None:
+    document = json.loads((page.parent / "mean.json").read_text())
+    source = tmp_path / "edited.json"
     document["lengths"]["4"]["td"]["q1q3"][0] += 0.1
     source.write_text(json.dumps(document))
     with pytest.raises(ResultError, match="was edited or damaged"):
-        write([tmp_path / "ridge.json", source], tmp_path / "page.html")
+        write([page.parent / "ridge.json", source], tmp_path / "page.html")
     with pytest.raises(ResultError, match="There is no result file"):
         write([tmp_path / "none.json"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_mergers_of_one_class_are_told_apart(tmp_path: Path) -> None:
-    runs = pages.finesse_runs(tmp_path)
+def test_mergers_of_one_class_are_told_apart(runs: dict[str, FinesseResult], tmp_path: Path) -> None:
     marks = {name: merger.fingerprint for name, merger in MERGERS.items()}
     shown = pages.data(write(runs.values(), tmp_path / "page.html"))
     assert {row["rival"] for row in shown["records"]} == {"MeanMerger", "CalibratedMerger"}

@@ -55,6 +55,10 @@ class Page:
         )
         return list(self.driver.execute_script(script))
 
+    def ranks(self) -> list[str]:
+        cells = self.driver.find_elements(By.CSS_SELECTOR, "#board tbody td:first-child")
+        return [cell.text for cell in cells]
+
     def sort(self, heading: str) -> Any:
         (button,) = [one for one in self.headings() if one.text == heading]
         button.send_keys(Keys.ENTER)
@@ -128,8 +132,11 @@ def test_headings_sort_the_leaderboard(page: Page) -> None:
     down = [values[name] for name in page.rows()]
     assert down == sorted(values.values(), reverse=True)
     assert down[0] > down[-1]
+    ranks = [str(1 + sum(other > value for other in down)) for value in down]
+    assert page.ranks() == ranks
     assert page.sort("nDCG@10").get_attribute("aria-sort") == "ascending"
     assert [values[name] for name in page.rows()] == sorted(values.values())
+    assert page.ranks() == ranks[::-1]  # the worst first keeps its rank
     space = {row["rival"]: row["value"] for row in page.records("vectors a document")}
     assert page.sort("vectors a document").get_attribute("aria-sort") == "ascending"  # the best is the least
     assert [space[name] for name in page.rows()] == sorted(space.values())

@@ -95,13 +95,15 @@ function drawBoard() {
     const key = (name) => (sorting.by.has(name) ? sign * sorting.by.get(name).value : Infinity);
     names.sort((a, b) => (key(a) === key(b) ? 0 : key(a) - key(b)));
   }
-  let rank = 0;
+  const better = (name, other) => (board.bestFirst ? names.indexOf(other) < names.indexOf(name) : names.indexOf(other) > names.indexOf(name));
+  const ranked = names.filter((name) => !isLimit(name) && sorting.by.has(name));
+  const value = (name) => sorting.by.get(name).value;
+  const rank = (name) => 1 + ranked.filter((other) => better(name, other) && value(other) !== value(name)).length;
   const rows = names.map((name) => {
-    const measured = !isLimit(name) && sorting.by.has(name);
     const title = element("th", { scope: "row" }, name);
     if (data.about[name]) title.append(element("small", {}, data.about[name]));
     if (isLimit(name)) title.append(element("small", {}, "no merger: the most that is possible"));
-    return element("tr", isLimit(name) ? { class: "limit" } : {}, element("td", {}, measured ? String(++rank) : ""), title,
+    return element("tr", isLimit(name) ? { class: "limit" } : {}, element("td", {}, ranked.includes(name) ? String(rank(name)) : ""), title,
       ...columns.map((column) => cell(column.by.get(name), column, column === sorting)));
   });
   const top = element("tr", {}, element("th", { scope: "col" }, "#"), element("th", { scope: "col" }, "merger or rival"), ...columns.map(heading));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -158,12 +158,22 @@ def _bench_facts(result: BenchResult) -> dict[str, str]:
     )
     return {
         "run": "Bench of " + ", ".join(str(rival["name"]) for rival in run["rivals"]),
-        "settings": ", ".join(f"{name} {value}" for name, value in run["settings"].items()),
+        "settings": "; ".join(_settings(run["settings"])),
         "embedder": _embedder(run),
         "tasks": tasks or "none",
         "skipped": " ".join(result.reasons) or "nothing",
         **_rest(run, result.complete, result.scores_hash),
     }
+
+
+def _settings(values: Mapping[str, Any], of: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{of}{name} ")
+        elif isinstance(value, bool):
+            yield f"{of}{name}: {'yes' if value else 'no'}"
+        else:
+            yield f"{of}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _embedder(run: Mapping[str, Any]) -> str:
