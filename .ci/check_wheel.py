@@ -13,6 +13,7 @@ NEEDED = (
     "merger_plugins/models/follow-up-all-MiniLM-L6-v2/need.safetensors",
     "merger_plugins/models/synthesizer-all-MiniLM-L6-v2/model.onnx",
     "merger_plugins/training/recipes/release.toml",
+    "merger_plugins/finesse/report/page.html",
     "merger_plugins/demo/corpus/questions.json",
 )
 

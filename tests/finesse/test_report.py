@@ -109,6 +109,18 @@ def test_a_bench_file_is_read_with_what_it_says_of_its_run(
     assert facts["hash of the scores"] == result.scores_hash
 
 
+def test_two_runs_of_the_same_are_told_apart(runs: dict[str, FinesseResult], tmp_path: Path) -> None:
+    mean = runs["mean"]
+    shown = pages.data(write([mean, runs["ridge"], mean], tmp_path / "page.html"))
+    names = ["MeanMerger", "CalibratedMerger", "MeanMerger (3)"]
+    assert list(dict.fromkeys(row["rival"] for row in shown["records"])) == names
+    assert [facts["run"] for facts in shown["runs"]] == [f"FINESSE of {name}" for name in names]
+    first, third = (
+        [row | {"rival": ""} for row in shown["records"] if row["rival"] == name] for name in names[::2]
+    )
+    assert first == third
+
+
 def test_samples_are_those_that_the_run_scored(page: Path, runs: dict[str, FinesseResult]) -> None:
     shown = pages.data(page)["samples"]
     assert len(shown) == len(MERGERS) * len(SETTINGS.lengths) * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -16,6 +16,7 @@ from merger_plugins.finesse.bench_results import BenchResult, finesse_records, l
 from merger_plugins.finesse.files import read_result
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.results import FinesseResult, from_json
+from merger_plugins.finesse.rivals import LIMIT, OWN_LIMIT
 
 Result = str | os.PathLike[str] | BenchResult | FinesseResult | Record
 """A result file's path, a run of `bench` or of FINESSE, or a record of an axis."""
@@ -50,6 +51,9 @@ def read(found: Iterable[Result], names: Mapping[str, str] | None = None) -> Con
         names: what to call mergers, by fingerprint, in runs of FINESSE alone; otherwise they have the name
             of their class.
 
+    Returns:
+        Where two runs measured a rival on the same, the later one has its number among `found` behind it.
+
     Raises:
         ResultError: a file is missing, damaged or was edited.
         InputError: something else than a result.
@@ -57,13 +61,14 @@ def read(found: Iterable[Result], names: Mapping[str, str] | None = None) -> Con
     contents = Contents()
     opened = [_opened(result) if isinstance(result, str | os.PathLike) else result for result in found]
     named = iter(_names([result for result in opened if isinstance(result, FinesseResult)], names or {}))
-    for result in opened:
+    for number, result in enumerate(opened, 1):
         if isinstance(result, Record):
             contents.records.append(result)
         elif isinstance(result, FinesseResult):
-            _add_finesse(contents, result, next(named))
+            _add(contents, number, *_finesse(result, next(named)))
         elif isinstance(result, BenchResult):
-            _add_bench(contents, result)
+            _add(contents, number, *_bench(result))
+            contents.about |= {str(rival["name"]): str(rival["about"]) for rival in result.run["rivals"]}
         else:
             raise InputError(
                 f"{type(result).__name__} is no result; pass paths of result files, runs or records."
@@ -77,20 +82,35 @@ def _opened(path: str | os.PathLike[str]) -> BenchResult | FinesseResult:
     return load_bench(Path(path)) if document["benchmark"] == bench_results.BENCHMARK else from_json(document)
 
 
-def _add_finesse(contents: Contents, run: FinesseResult, name: str) -> None:
+def _add(contents: Contents, number: int, records: list[Record], facts: dict[str, str]) -> None:
+    """Add a run; rivals that an earlier one measured on the same get the run's number behind their names."""
+    seen = {_subject(record) for record in contents.records}
+    double = {record.rival for record in records if _subject(record) in seen}
+    for record in records:
+        if record.rival not in double:
+            contents.records.append(record)
+        elif record.rival not in (LIMIT, OWN_LIMIT):
+            contents.records.append(replace(record, rival=f"{record.rival} ({number})"))
+    contents.runs.append(facts | {"run": f"{facts['run']} ({number})"} if double else facts)
+
+
+def _subject(record: Record) -> tuple[str, str, str, str, str, float | None]:
+    return record.axis, record.task, record.rival, record.metric, record.along, record.at
+
+
+def _finesse(run: FinesseResult, name: str) -> tuple[list[Record], dict[str, str]]:
     task = _task(run)
-    contents.records += [*finesse_records(run, task, name), *_times(run, task, name)]
-    contents.runs.append(_finesse_facts(name, run))
+    records = [*finesse_records(run, task, name), *_times(run, task, name)]
+    return records, _finesse_facts(name, run)
 
 
-def _add_bench(contents: Contents, result: BenchResult) -> None:
-    contents.records += result.records
+def _bench(result: BenchResult) -> tuple[list[Record], dict[str, str]]:
+    records = result.records
     for step in result.steps.values():
         for rival in dict.fromkeys(record.rival for record in step.records if step.axis == AXIS):
             if rival in result.finesse:
-                contents.records += _times(result.finesse[rival], step.task, rival)
-    contents.runs.append(_bench_facts(result))
-    contents.about |= {str(rival["name"]): str(rival["about"]) for rival in result.run["rivals"]}
+                records += _times(result.finesse[rival], step.task, rival)
+    return records, _bench_facts(result)
 
 
 def _names(runs: list[FinesseResult], names: Mapping[str, str]) -> list[str]:
