@@ -122,8 +122,8 @@ class Laboratory:
         )
 
     def languages(self, tasks: Sequence[Task], *, seed: int) -> Measured:
-        """The last collection's questions, with more and more of the other ones stored beside it."""
-        collections = [self.collection(task) for task in reversed(tasks)]
+        """The first collection's questions, with more and more of the other ones stored beside it."""
+        collections = [self.collection(task) for task in tasks]
         return Measured(robustness.languages(self.rivals, collections, seed=seed))
 
     def finesse(self, task: Task, rival: Rival, settings: FinesseSettings) -> Measured:

@@ -66,7 +66,7 @@ class BenchSettings:
         per_count: windows of each number of chunks, for fidelity and order.
         trees: for associativity.
         repeats: for cost.
-        recut: whether robustness cuts texts anew, and embeds them again, too.
+        recut: whether robustness cuts texts anew, which embeds them again, and mixes languages, too.
         finesse: lengths and samples; smaller ones are taken where there are too few articles.
     """
 
@@ -195,12 +195,21 @@ def _of_axis(axis: str, chosen: BenchSettings, tasks: Sequence[Task], lab: Labor
             yield _on(axis, task, partial(lab.robustness, task, seed=seed))
             if chosen.recut:
                 yield _on(axis, task, partial(lab.recut, task, seed=seed), ": chunks")
-        if chosen.recut and len(_of_kind("retrieval", collections)) > 1:
-            yield _on(axis, collections[-1], partial(lab.languages, collections, seed=seed), ": languages")
+            languages = _by_language(task, _of_kind("retrieval", tasks))
+            if chosen.recut and len(languages) > 1:
+                yield _on(axis, task, partial(lab.languages, languages, seed=seed), ": languages")
 
 
 def _on(axis: str, task: Task, measure: Callable[[], Measured], suffix: str = "") -> Planned:
     return Planned(f"{axis}{suffix}, {task.name}", axis, task.name, measure)
+
+
+def _by_language(first: Task, others: Sequence[Task]) -> list[Task]:
+    """A task, and the first one of each other language."""
+    found = {first.language: first}
+    for task in others:
+        found.setdefault(task.language, task)
+    return list(found.values())
 
 
 def _of_kind(kind: str, tasks: Sequence[Task]) -> list[Task]:
