@@ -78,3 +78,17 @@ function bars(records) {
 
 const interval = (record) =>
   record.low === null ? "no interval" : `${number(record.low)} to ${number(record.high)}`;
+
+/* A legend below a plot, which grows by its rows. */
+function withLegend(id, names, extra) {
+  const plot = get(id), longest = Math.max(8, ...names.map((name) => name.length));
+  const columns = Math.max(1, Math.floor((plot.clientWidth - 75) / (55 + 7.2 * longest)));
+  const rows = 22 * Math.ceil(names.length / columns), height = 370 + rows;
+  plot.style.height = `${height}px`;
+  return layout({
+    ...extra,
+    height,
+    legend: { orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom" },
+    margin: { l: 60, r: 15, t: 15, b: 70 + rows },
+  });
+}

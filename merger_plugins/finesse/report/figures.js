@@ -121,6 +121,8 @@ function boardChanged(level) {
 
 /* Quality against cost */
 
+const MOST_NAMED = 8; // points with their names beside them; of more, names would lie on each other
+
 const figureKey = (record) => JSON.stringify([record.axis, record.task, record.metric, record.along, record.at]);
 const figureLabel = (record) =>
   `${record.axis}: ${label(record.metric)}${record.along === "" ? "" : `, ${number(record.at)} ${record.along}`} (${record.task})`;
@@ -135,15 +137,16 @@ function drawPrice(kind) {
   const traces = both.map((name) => {
     const up = quality.get(name), along = cost.get(name);
     return {
-      type: "scatter", mode: "markers+text", name: plain(name), x: [along.value], y: [up.value], text: [plain(name)], textposition: "top center",
+      type: "scatter", mode: both.length > MOST_NAMED ? "markers" : "markers+text", name: plain(name), x: [along.value], y: [up.value], text: [plain(name)], textposition: "top center",
       error_y: bars([up]), error_x: bars([along]), cliponaxis: false,
       marker: { color: colour(name), symbol: symbol(name), size: 11 },
       hovertemplate: `<b>${plain(name)}</b><br>${plain(label(up.metric))} ${number(up.value)} (${interval(up)})<br>${plain(along.metric)} ${number(along.value)}<extra></extra>`,
     };
   });
   const axisTitle = (records) => (records.size ? plain(label([...records.values()][0].metric)) : "");
-  Plotly.react(`price-${kind}-plot`, traces, layout({
-    showlegend: false,
+  const crowded = both.length > MOST_NAMED;
+  Plotly.react(`price-${kind}-plot`, traces, withLegend(`price-${kind}-plot`, crowded ? both : [], {
+    showlegend: crowded,
     xaxis: { ...grid, type: "log", title: { text: axisTitle(cost) }, dtick: "D2", ...span(both.map((name) => cost.get(name).value)) },
     yaxis: { ...grid, automargin: true, title: { text: axisTitle(quality), standoff: 12 } },
   }), CONFIG);
@@ -191,11 +194,9 @@ function drawCurves() {
   const ticks = unique(measured.map((record) => record.at)).sort((a, b) => a - b);
   const wantsLog = document.querySelector("input[name=curve-scale]:checked").value === "log";
   const scale = wantsLog && ticks.every((at) => at > 0) ? "log" : "linear";
-  Plotly.react("curve-plot", traces, layout({
+  Plotly.react("curve-plot", traces, withLegend("curve-plot", traces.map((trace) => trace.name), {
     xaxis: { ...grid, type: scale, title: { text: plain(along) }, tickvals: ticks, ticktext: ticks.map(number) },
     yaxis: { ...grid, automargin: true, title: { text: plain(label(metric)), standoff: 12 } },
-    legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
-    margin: { l: 60, r: 15, t: 15, b: 110 },
   }), CONFIG);
   get("curve-note").textContent = !limit.length ? "This figure has no limit of that kind."
     : cosine ? "Chunks of one document are alike, so that their mean may be above 1/√n; chunks of independent texts are nearly orthogonal."
