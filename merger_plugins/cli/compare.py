@@ -34,14 +34,18 @@ def command(
     """
     with running("compare", as_json=as_json) as output:
         from merger_plugins.finesse.bench_results import load_bench
-        from merger_plugins.finesse.comparing import compare_runs, main_figures
+        from merger_plugins.finesse.comparing import compare_runs
 
         found = compare_runs(
-            load_bench(Path(first)), load_bench(Path(second)), rivals=rival or (), against=against
+            load_bench(Path(first)),
+            load_bench(Path(second)),
+            rivals=rival or (),
+            against=against,
+            everything=everything,
         )
         for note in found.notes:
             output.note(note)
-        chosen = found.differences if everything else main_figures(found.differences)
+        chosen = found.differences
         output.document.update(
             first=first,
             second=second,

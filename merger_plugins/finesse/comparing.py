@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class Compared:
     """Two runs beside each other.
 
     Attributes:
-        differences: of every figure that both have.
+        differences: of the figures that both have.
         notes: sentences on what only one of them has.
     """
 
@@ -99,6 +99,7 @@ def compare_runs(
     *,
     rivals: Sequence[str] = (),
     against: str | None = None,
+    everything: bool = False,
 ) -> Compared:
     """The second run less the first.
 
@@ -107,6 +108,7 @@ def compare_runs(
         second: another one with the same settings and embedder.
         rivals: only these of the second run; all for none.
         against: the rival of the first run that each is compared with; its own namesake for None.
+        everything: every figure, not the main ones alone; of a full run that takes minutes.
 
     Raises:
         ResultError: the runs have other settings, embedders or revisions of data, a rival that is not there,
@@ -117,7 +119,7 @@ def compare_runs(
     _check_named(first, [against] if against else [], "first")
     before = {(record.rival, _subject(record)): record for record in first.records}
     found, alone = [], set()
-    for record in second.records:
+    for record in second.records if everything else main_figures(second.records):
         base, way = _parted(record)
         if rivals and base not in rivals:
             continue
@@ -212,24 +214,21 @@ def judge(result: BenchResult, baseline: BenchResult) -> Judged:
     return Judged(count, tuple(falls), tuple(missing), tuple(notes))
 
 
-_Figure = TypeVar("_Figure", Record, Difference)
-
-
-def main_figures(figures: Iterable[_Figure]) -> list[_Figure]:
+def main_figures(records: Iterable[Record]) -> list[Record]:
     """What tables show: the main metrics, as a whole, or else at the largest setting of what was varied."""
-    main = [figure for figure in figures if figure.metric in MAIN[figure.axis]]
-    whole = {(figure.axis, figure.task, figure.metric) for figure in main if not figure.along}
+    main = [record for record in records if record.metric in MAIN[record.axis]]
+    whole = {(record.axis, record.task, record.metric) for record in main if not record.along}
     most: dict[tuple[str, str, str], float] = {}
-    for figure in main:
-        key = figure.axis, figure.task, figure.along
-        most[key] = max(most.get(key, -math.inf), figure.at or 0.0)
+    for record in main:
+        key = record.axis, record.task, record.along
+        most[key] = max(most.get(key, -math.inf), record.at or 0.0)
     return [
-        figure
-        for figure in main
-        if not figure.along
+        record
+        for record in main
+        if not record.along
         or (
-            (figure.axis, figure.task, figure.metric) not in whole
-            and (figure.at or 0.0) == most[figure.axis, figure.task, figure.along]
+            (record.axis, record.task, record.metric) not in whole
+            and (record.at or 0.0) == most[record.axis, record.task, record.along]
         )
     ]
 

@@ -184,6 +184,7 @@ def test_a_pair_of_runs_is_compared_item_by_item(whole: tuple[BenchResult, Path]
     result, _ = whole
     found = compare_runs(result, result, rivals=["mine"], against="mean")
     ways = {each.rival for each in found.differences if each.axis == "follow-ups"}
+    assert len(found.differences) < len(compare_runs(result, result, everything=True).differences)
     assert ways == {"mine: history", "mine: all turns"}
     mine, mean = (
         next(
