@@ -31,7 +31,7 @@ MERGERS = {
     "mean": MeanMerger(),
     "ridge": CalibratedMerger(dimension=DIMENSION),
 }
-HOSTILE = '</script><img src=x onerror="window.harmed=1">{{script}} & \u2028 "quoted"'
+HOSTILE = '<b>bold</b></script><img src=x onerror="window.harmed=1">{{script}} & \u2028 "quoted"'
 
 
 def finesse_runs(folder: Path) -> dict[str, FinesseResult]:
