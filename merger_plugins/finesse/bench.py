@@ -110,6 +110,7 @@ class Bench:
                     "name": found.rival.name,
                     "about": found.rival.about,
                     "fingerprint": found.fingerprint,
+                    "output": found.output,
                     "asked": found.asked,
                 }
                 for found in entries

@@ -6,8 +6,8 @@
     benchmark      "bench"
     run            what a resumed run must share:
       settings     the plan: quick, seed, axes, sizes (`BenchSettings`)
-      rivals       for each: name, about, fingerprint (null for one that does not merge), asked (true where
-                   the user named it)
+      rivals       for each: name, about, fingerprint and output (see `Entry`; null for one that does not
+                   merge), asked (true where the user named it)
       tasks        for each: name, kind, files, revision, split, metric, language, licence, source
       embedder     name, fingerprint, dimension
       versions, hardware

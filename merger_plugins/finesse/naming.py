@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -27,11 +28,14 @@ class Entry:
         rival: what is measured.
         fingerprint: tells its merger from others, on a sample that is always the same; None for a rival that
             does not merge.
+        output: a hash of what its merger makes of that sample, as somebody's own merger may change and keep
+            its fingerprint; None as above.
         asked: whether the user named it.
     """
 
     rival: Rival
     fingerprint: str | None
+    output: str | None
     asked: bool
 
 
@@ -65,7 +69,7 @@ def entry(rival: Rival, dimension: int, *, asked: bool) -> Entry:
         asked: whether the user named it.
 
     Raises:
-        DimensionError: its merger has another dimension.
+        DimensionError: its merger has another dimension; otherwise as `SequenceMerger.merge`.
     """
     rng = np.random.default_rng(0)
     sample = [unit(rng.standard_normal((4, dimension)).astype(np.float32)) for _ in range(3)]
@@ -74,7 +78,10 @@ def entry(rival: Rival, dimension: int, *, asked: bool) -> Entry:
     merger = rival.merger(sample)
     if merger is not None and merger.dimension not in (dimension, None):
         raise DimensionError(_other_dimension(rival, merger.dimension, dimension))
-    return Entry(rival, None if merger is None else merger.fingerprint, asked)
+    if merger is None:
+        return Entry(rival, None, None, asked)
+    merged = np.round(merger.merge_many(sample), 4) + 0.0  # no minus before a zero
+    return Entry(rival, merger.fingerprint, hashlib.sha256(merged.tobytes()).hexdigest()[:16], asked)
 
 
 def _other_dimension(rival: Rival, own: int | None, dimension: int) -> str:

@@ -24,7 +24,7 @@ from merger_plugins.finesse.comparing import compare_runs, judge, main_figures
 from merger_plugins.finesse.embedding import Embeddings, revision
 from merger_plugins.finesse.laboratory import Laboratory, smaller
 from merger_plugins.finesse.metrics import paired
-from merger_plugins.finesse.naming import rival_named
+from merger_plugins.finesse.naming import Entry, rival_named
 from merger_plugins.finesse.plan import AXES, BenchSettings, chosen_tasks, settings, steps
 from merger_plugins.finesse.pooling import PooledMerger, first_and_mean
 from merger_plugins.finesse.results import verify
@@ -169,15 +169,27 @@ def test_a_merger_of_another_dimension_is_refused_at_once():
 
 
 def test_a_merger_that_fails_stops_the_run(data: tuple[Path, list[Task]], tmp_path: Path):
-    bad = Merging(
-        "bad", "", lambda _: PooledMerger("bad", lambda vectors, _mask, _masses: vectors[:, 0] * np.nan)
-    )
+    def nothing(vectors: np.ndarray, mask: np.ndarray, masses: np.ndarray) -> np.ndarray:
+        return vectors[:, 0] * (np.nan if len(vectors) > 3 else 1)  # more documents than it is tried on
+
+    bad = Merging("bad", "", lambda _: PooledMerger("bad", nothing))
     source = Source(data[0], Embeddings(WordEmbedder()))
     entries = chosen_rivals([bad], dimension_of(source), quick=False, names=["mean"])
     with pytest.raises((NonFiniteError, InputError)):
         Bench(replace(SMALL, axes=("retrieval",)), data[1][-1:], source, entries).measure(
             tmp_path / "run.json"
         )
+
+
+def test_a_merger_that_was_changed_is_another_run():
+    def entries(place: int) -> list[Entry]:
+        merger = PooledMerger("own", lambda vectors, *_: vectors[:, place])
+        return chosen_rivals([Merging("own", "", lambda _: merger)], 51, quick=True, names=["mean"])
+
+    first, second = entries(0), entries(1)
+    assert first[0].fingerprint == second[0].fingerprint
+    assert first[0].output != second[0].output
+    assert first[1] == second[1]
 
 
 def test_a_pair_of_runs_is_compared_item_by_item(whole: tuple[BenchResult, Path]):
