@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from merger_plugins._extras import require
 from merger_plugins.cli import options
 from merger_plugins.cli.output import Output, running, table
 
@@ -90,6 +91,8 @@ def command(
         from merger_plugins.finesse.report import dissect_bench, write
         from merger_plugins.finesse.tasks import Source
 
+        if report is not None:
+            require("plotly", extra="bench", purpose="The report")  # better missed now than after an hour
         sizes = settings(quick=quick, seed=seed, axes=axis or ())
         stored = None if baseline is None else load_bench(Path(baseline))
         vectors = Path(cache).expanduser()
