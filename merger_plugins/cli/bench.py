@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ CACHE_VARIABLE = "MERGER_PLUGINS_CACHE"
 
 _RESULTS = "bench-results"
 _DEFAULT_CACHE = "~/.cache/merger-plugins"
+_COLUMNS, _CELL = 4, 16
 
 
 def command(
@@ -173,19 +175,21 @@ def print_result(output: Output, result: BenchResult) -> None:
     from merger_plugins.finesse.comparing import main_figures
 
     figures = main_figures(result.records)
-    for axis in dict.fromkeys(record.axis for record in figures):
-        records = [record for record in figures if record.axis == axis]
+    for axis, task in dict.fromkeys((record.axis, record.task) for record in figures):
+        records = [record for record in figures if (record.axis, record.task) == (axis, task)]
         columns = list(dict.fromkeys(map(_column, records)))
-        shown = table("rival", *columns, right=columns, title=axis)
         cells = {(record.rival, _column(record)): _cell(record) for record in records}
-        for name in dict.fromkeys(record.rival for record in records):
-            shown.add_row(name, *(cells.get((name, column), "") for column in columns))
-        output.print(shown)
+        for start in range(0, len(columns), _COLUMNS):
+            part = columns[start : start + _COLUMNS]
+            shown = table("rival", *part, right=part, title=f"{axis}, {task}")
+            for name in dict.fromkeys(record.rival for record in records):
+                shown.add_row(name, *(cells.get((name, column), "") for column in part))
+            output.print(shown)
 
 
 def _column(record: Record) -> str:
-    at = f"\n{record.at:g} {record.along}" if record.along and record.at is not None else ""
-    return f"{record.task}\n{record.metric}{at}"
+    at = f", {record.at:g} {record.along}" if record.along and record.at is not None else ""
+    return fill(record.metric + at, _CELL)
 
 
 def _cell(record: Record) -> str:
