@@ -53,6 +53,8 @@ __all__ = [
     "write_result",
 ]
 
+_PLACES = ("--data", "--shards")
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -158,9 +160,9 @@ def _options(arguments: list[str]) -> Iterator[str]:
     """The options of the command line, but for where this machine keeps its data."""
     skip = False
     for argument in arguments:
-        if not skip and argument != "--data" and not argument.startswith("--data="):
+        if not skip and argument.partition("=")[0] not in _PLACES:
             yield argument
-        skip = argument == "--data"
+        skip = argument in _PLACES
 
 
 def _installed(*packages: str) -> Iterator[str]:
