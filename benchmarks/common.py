@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from merger_plugins._artefact import open_artefact
 from merger_plugins.embedders.minilm import FOLDER
 from merger_plugins.finesse.collections import Collection, best_of_group, by_group
 from merger_plugins.finesse.embedding import Embeddings, cut, read_jsonl, revision
+from merger_plugins.finesse.environment import environment
 from merger_plugins.finesse.tasks import TASKS, Source, load_retrieval
 from merger_plugins.finesse.tasks import Task as TaskRecord
 
@@ -144,13 +142,8 @@ def write_result(name: str, *, seed: int | None, data: dict[str, str], figures: 
         "seed": seed,
         "data": data,
         "embedder": {"name": load_embedder().name, "fingerprint": open_artefact(FOLDER).fingerprint},
-        "versions": {
-            p: version(p)
-            for p in _installed("merger-plugins", "numpy", "onnxruntime", "tokenizers", "qdrant-client")
-        },
-        "python": platform.python_version(),
         "commit": _commit(),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
+        **environment("qdrant-client", "chromadb"),
     }
     path.write_text(json.dumps(head | {"figures": figures}, indent=2) + "\n", encoding="utf-8")
     return path
@@ -165,28 +158,8 @@ def _options(arguments: list[str]) -> Iterator[str]:
         skip = argument in _PLACES
 
 
-def _installed(*packages: str) -> Iterator[str]:
-    from importlib.metadata import PackageNotFoundError
-
-    for package in packages:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            continue
-        yield package
-
-
 def _commit() -> str:
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return run.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

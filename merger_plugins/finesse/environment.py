@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,23 @@ from typing import Any
 _PACKAGES = ("merger-plugins", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "torch")
 
 
-def environment() -> dict[str, Any]:
-    """``versions`` of Python and installed packages, and ``hardware``, without the machine's name."""
+def environment(*also: str) -> dict[str, Any]:
+    """``versions`` of Python and installed packages, and ``hardware``, without the machine's name.
+
+    Args:
+        also: packages that the figures depend on beside those that all do.
+    """
     return {
-        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "versions": {"python": platform.python_version(), **_versions((*_PACKAGES, *also))},
         "hardware": {"cpu": _cpu(), "cores": _cores(), "system": platform.system()},
     }
 
 
-def _versions() -> list[tuple[str, str]]:
-    found = []
-    for package in _PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     return found
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from merger_plugins._batching import unit
+from merger_plugins._importing import imported
 from merger_plugins.errors import DimensionError, InputError
 from merger_plugins.finesse.rivals import Merging, Rival, rivals
 from merger_plugins.mergers.base import SequenceMerger
@@ -56,7 +55,7 @@ def rival_named(name: str) -> Rival:
         return known[name]
     module, colon, attribute = name.partition(":")
     if colon and attribute and not Path(name).exists():
-        return _rival(attribute, _imported(name, module, attribute))
+        return _rival(attribute, imported(module, attribute, what="merger"))
     return _rival(Path(name).name, load_merger(name))
 
 
@@ -108,15 +107,3 @@ def _rival(name: str, found: Any) -> Rival:
         f"{name} is of the type {type(found).__name__}; a SequenceMerger, a Rival, or a function from a list "
         "of sequences to a merger was expected."
     )
-
-
-def _imported(name: str, module: str, attribute: str) -> Any:
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.insert(0, str(Path.cwd()))  # as python -m does: it may be in the user's own folder
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"The merger {name!r} cannot be imported: {error}.") from error
-    return found

@@ -52,3 +52,16 @@ def invoke():
 
     apart = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
     return lambda arguments, stdin=None: CliRunner(**apart).invoke(app, arguments, input=stdin)
+
+
+@pytest.fixture
+def run(invoke):
+    """Runs the command line with these arguments; it must end with `code`, and without a traceback."""
+
+    def run(*arguments, code=0, stdin=None):
+        result = invoke([str(argument) for argument in arguments], stdin)
+        assert result.exit_code == code, (result.output, result.exception)
+        assert "Traceback" not in result.output
+        return result
+
+    return run

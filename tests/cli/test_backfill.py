@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -48,17 +49,10 @@ def big(tmp_path):
 
 
 @pytest.fixture
-def run(invoke, monkeypatch, tmp_path):
+def run(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QDRANT_API_KEY", raising=False)
-
-    def run(*arguments, code=0):
-        result = invoke(["backfill", *map(str, arguments)])
-        assert result.exit_code == code, (result.output, result.exception)
-        assert "Traceback" not in result.output
-        return result
-
-    return run
+    return partial(run, "backfill")
 
 
 def test_the_command_says_what_it_took_and_did(run, folder):

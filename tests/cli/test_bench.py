@@ -47,16 +47,9 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def run(invoke, home, monkeypatch):
+def run(run, home, monkeypatch):
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(home)
-
-    def run(*arguments, code=0):
-        result = invoke(list(arguments))
-        assert result.exit_code == code, (result.output, result.exception)
-        assert "Traceback" not in result.output
-        return result
-
     return run
 
 

@@ -44,17 +44,6 @@ def inside(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(invoke):
-    def run(*arguments, code=0, stdin=None):
-        result = invoke([str(argument) for argument in arguments], stdin)
-        assert result.exit_code == code, (result.output, result.exception)
-        assert "Traceback" not in result.output
-        return result
-
-    return run
-
-
-@pytest.fixture
 def run_json(run):
     def run_json(*arguments, code=0, stdin=None):
         return json.loads(run(*arguments, "--json", code=code, stdin=stdin).stdout)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from merger_plugins._batching import as_matrix, unit
 from merger_plugins._extras import require
+from merger_plugins._importing import imported
 from merger_plugins._types import Matrix
 from merger_plugins.embedders import Embedder, MiniLMEmbedder, WrappedEmbedder, as_embedder, load_embedder
 from merger_plugins.embedders.checked import context_of
@@ -130,12 +129,5 @@ def _object(name: str) -> Any:
             f"There is no embedder {name!r}. Pass {BUNDLED!r}, the folder of a sentence-transformers model, "
             "or the import path of an embedding object, such as 'my_module:embeddings'."
         )
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.insert(0, str(Path.cwd()))  # as python -m does: the object may be in the user's own folder
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"The embedder {name!r} cannot be imported: {error}.") from error
+    found = imported(module_name, attribute, what="embedder")
     return found() if inspect.isfunction(found) else found
