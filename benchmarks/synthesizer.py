@@ -29,6 +29,7 @@ from benchmarks.common import (
 )
 from benchmarks.retrieval import tree_roots
 from merger_plugins import SequenceMerger, load_merger
+from merger_plugins.finesse.scoring import separation
 from merger_plugins.mergers.loading import SYNTHESIZER
 from merger_plugins.mergers.mean import MeanMerger
 from merger_plugins.training.config import read_config
@@ -159,7 +160,7 @@ def recognition(merger: SequenceMerger, corpus: Corpus) -> dict[str, float]:
         turned = [np.concatenate([probe[::-1], context]) for context in contexts]
         own, *rest = merger.merge_many([probe, *straight, *turned])
         cosines = np.stack(rest) @ own
-        gaps.append(float(np.median(cosines[:CONTEXTS]) - np.median(cosines[CONTEXTS:])))
+        gaps.append(separation(cosines[:CONTEXTS], cosines[CONTEXTS:], "q2q2"))
     error = float(np.std(gaps) / np.sqrt(PROBED))
     return {"mean": round(float(np.mean(gaps)), 5), "error": round(error, 5)}
 
