@@ -38,6 +38,10 @@ class Text:
     queries: tuple[str, ...]
     embed: Embeddings
 
+    def between(self, document: int, first: int, last: int) -> str:
+        """A document's text from one of its chunks to another one, both included."""
+        return self.documents[document][self.spans[first, 0] : self.spans[last, 1]]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Collection:
@@ -92,7 +96,6 @@ class Collection:
                 f"{len(self.masses)} masses, {len(self.queries)} questions and relevant of shape "
                 f"{self.relevant.shape} for {self.documents} documents; these must agree."
             )
-
         if len(self.chunks) > 1:
             check_apart(self.chunks, f"The {len(self.chunks)} chunk vectors of {self.name}")
 
@@ -198,8 +201,7 @@ def unit_texts(collection: Collection, cut: Units) -> Iterator[str]:
     first = np.flatnonzero(np.diff(cut.group, prepend=-1))
     last = np.append(first[1:], len(cut.group)) - 1
     for start, stop in zip(first.tolist(), last.tolist(), strict=True):
-        text = collection.text.documents[collection.document[start]]
-        yield text[collection.text.spans[start, 0] : collection.text.spans[stop, 1]]
+        yield collection.text.between(collection.document[start], start, stop)
 
 
 def by_group(rows: NDArray[_Row], group: NDArray[Any]) -> list[NDArray[_Row]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ _SAME = 1e-6
 _NEAR_UNIT = 1e-3
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl or .jsonl.gz file.
+def jsonl_rows(path: Path) -> Iterator[Any]:
+    """The rows of a .jsonl or .jsonl.gz file, one after the other, as JSON has them.
 
     Raises:
         DocumentError: it cannot be read.
@@ -33,9 +33,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+            for line in lines:
+                yield json.loads(line)
     except (OSError, EOFError, ValueError) as error:
         raise DocumentError(f"{path}: cannot be read as JSON lines ({error}). Check the file.") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a .jsonl or .jsonl.gz file of objects; raises as `jsonl_rows`."""
+    return list(jsonl_rows(path))
 
 
 def revision(files: Iterable[Path]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -149,6 +150,27 @@ def tokens(texts: Sequence[str]) -> Vector:
     return np.minimum(np.array(counted, np.float32), _MOST_TOKENS)
 
 
+def with_evidence(
+    conversations: Sequence[dict[str, Any]], passages: Sequence[dict[str, Any]]
+) -> tuple[list[tuple[int, dict[str, Any]]], Bools]:
+    """The questions that have evidence among the passages.
+
+    Returns:
+        Each with the number of its conversation, and (q, p) True where a passage answers.
+    """
+    asked = [
+        (number, question)
+        for number, row in enumerate(conversations)
+        for question in row["questions"]
+        if question["evidence"]
+    ]
+    index = {row["id"]: i for i, row in enumerate(passages)}
+    relevant = np.zeros((len(asked), len(passages)), np.bool_)
+    for row, (_, question) in zip(relevant, asked, strict=True):
+        row[[index[passage] for passage in question["evidence"]]] = True
+    return asked, relevant
+
+
 def load_follow_ups(
     name: str, revision: str, passages: Path, conversations: Path, embed: Embeddings
 ) -> FollowUps:
@@ -166,10 +188,10 @@ def load_follow_ups(
     """
     kept = conversations.name.partition(".")[0]
     loose, rows = read_jsonl(passages), read_jsonl(conversations)
-    index = {row["id"]: i for i, row in enumerate(loose)}
-    asked = [(row, question) for row in rows for question in row["questions"] if question["evidence"]]
+    asked, relevant = with_evidence(rows, loose)
     turns = [
-        {turn["turn_id"]: cut(turn["text"], TRAINING_LENGTH) for turn in row["turns"]} for row, _ in asked
+        {turn["turn_id"]: cut(turn["text"], TRAINING_LENGTH) for turn in rows[number]["turns"]}
+        for number, _ in asked
     ]
     texts = [
         [known[turn] for turn in question["history"]]
@@ -178,10 +200,7 @@ def load_follow_ups(
     flat = [text for history in texts for text in history]
     ends = np.cumsum([len(history) for history in texts])[:-1]
     vectors, masses = embed(f"{kept}-turns", flat), tokens(flat)
-    relevant = np.zeros((len(asked), len(loose)), np.bool_)
-    for row, (_, question) in zip(relevant, asked, strict=True):
-        row[[index[passage] for passage in question["evidence"]]] = True
-    names = [row["id"] for row, _ in asked]
+    names = [rows[number]["id"] for number, _ in asked]
     spoken = [question["question"] for _, question in asked]
     questions = Questions(
         vectors=embed.queries(f"{kept}-asked", spoken),

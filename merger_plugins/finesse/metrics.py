@@ -31,7 +31,7 @@ RANKING: Final = {
 }
 """Our names of the metrics, and those of ir-measures."""
 
-LEVEL, DRAWS = 0.95, 2_000
+LEVEL, DRAWS, FLIPS = 0.95, 2_000, 9_999
 
 
 def ranking_metrics(
@@ -88,21 +88,14 @@ def ranking_metrics(
 
 
 def interval(
-    values: NDArray[Any],
-    groups: NDArray[Any] | None = None,
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    draws: int = DRAWS,
+    values: NDArray[Any], groups: NDArray[Any] | None = None, *, seed: int = 0
 ) -> tuple[float, float] | None:
-    """The bootstrap interval (percentiles) of a mean.
+    """The 95% bootstrap interval (percentiles) of a mean.
 
     Args:
         values: (n,).
         groups: (n,) the group of each value; every value by itself for None.
         seed: of the resampling.
-        level: the probability that it covers.
-        draws: resamples.
 
     Returns:
         Its ends; None where there is only one group, which tells nothing of the spread.
@@ -120,9 +113,9 @@ def interval(
         lambda total, size, axis: total.sum(axis=axis) / size.sum(axis=axis),
         paired=True,
         vectorized=True,
-        n_resamples=draws,
+        n_resamples=DRAWS,
         batch=256,
-        confidence_level=level,
+        confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -152,7 +145,6 @@ def paired(
     groups: NDArray[Any] | None = None,
     *,
     seed: int = 0,
-    draws: int = 9_999,
 ) -> Paired:
     """Compare two measurements of the same items.
 
@@ -161,7 +153,6 @@ def paired(
         others: (n,) of the same items in the same order.
         groups: (n,), as in `interval`.
         seed: of both resamplings.
-        draws: permutations; all of them where there are fewer.
 
     Raises:
         InputError: numbers of items that differ; otherwise as `interval`.
@@ -183,7 +174,7 @@ def paired(
         lambda total, axis: total.sum(axis=axis) / sizes.sum(),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=draws,
+        n_resamples=FLIPS,  # all of them where there are fewer
         batch=256,
         rng=np.random.default_rng(seed),
     )

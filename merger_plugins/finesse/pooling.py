@@ -243,18 +243,18 @@ def first_and_mean() -> PooledMerger:
     return PooledMerger("first + mean", pool)
 
 
-def centred_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> SummedMerger:
+def centred_mean(sample: Iterable[MatrixLike]) -> SummedMerger:
     """Σ g_i x_i / Σ g_i - m, where m is the mean of the collection's chunk vectors.
 
     Args:
         sample: sequences (n_i, d) of the collection.
     """
-    mean = _statistics(sample).mean
+    mean = CalibrationStatistics.of(sample).mean
     centre = mean.astype(np.float32)
     return SummedMerger("centred mean", lambda vectors: vectors - centre, lambda sums: sums, [mean])
 
 
-def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> SummedMerger:
+def whitened_mean(sample: Iterable[MatrixLike]) -> SummedMerger:
     """P Σ g_i z_i, where z_i is the direction of P (x_i - m), and P = (S + 0.003 λ₁ I)^(-1/2).
 
     m and S are the plain mean and covariance of the collection's chunk vectors, λ₁ the largest eigenvalue of
@@ -266,7 +266,7 @@ def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> Summe
     Raises:
         InputError: the chunk vectors are all the same, so that there is nothing to whiten.
     """
-    statistics = _statistics(sample)
+    statistics = CalibrationStatistics.of(sample)
     mean = statistics.mean
     values, vectors = np.linalg.eigh(statistics.second_moment - np.outer(mean, mean))
     if values[-1] <= 1e-12:
@@ -286,9 +286,3 @@ def whitened_mean(sample: Iterable[MatrixLike] | CalibrationStatistics) -> Summe
         return mapped
 
     return SummedMerger("whitened mean", lead, back, [mean, whitening])
-
-
-def _statistics(sample: Iterable[MatrixLike] | CalibrationStatistics) -> CalibrationStatistics:
-    if isinstance(sample, CalibrationStatistics):
-        return sample
-    return CalibrationStatistics.of(sample)

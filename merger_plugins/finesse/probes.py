@@ -8,9 +8,7 @@ between probes.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -18,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,7 +26,7 @@ from merger_plugins.chunking import CHUNK_TOKENS
 from merger_plugins.embedders import Embedder, WrappedEmbedder, as_embedder, load_embedder
 from merger_plugins.embedders.checked import context_of
 from merger_plugins.errors import DocumentError, InputError
-from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.embedding import Embeddings, jsonl_rows
 
 INDEPENDENT: Final = 0.1
 """Mean cosine between probes up to which they count as independent."""
@@ -36,22 +34,6 @@ INDEPENDENT: Final = 0.1
 _CHARACTERS_A_TOKEN = 24  # of an article's beginning that is kept; few languages have more than 8
 _OTHERS = re.compile(r"[\W_]+")
 _WORD_AT_END = re.compile(r"\s+\S{1,24}$")
-
-
-class Text(Protocol):
-    """An article as `choose_probes` takes it; `Article` is one, that of `merger_plugins.training` another."""
-
-    @property
-    def id(self) -> str:
-        """What messages call it."""
-
-    @property
-    def language(self) -> str:
-        """Any name of its language."""
-
-    @property
-    def text(self) -> str:
-        """All of it."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +124,15 @@ def read_articles(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Article
         if not files:
             raise DocumentError(f"{source}: this folder holds no .jsonl or .jsonl.gz file. Check the path.")
         for file in files:
-            yield from _read(file)
+            for number, row in enumerate(jsonl_rows(file), 1):
+                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                    raise DocumentError(f'{file}, line {number}: expected an object with a "text".')
+                name = str(row.get("id", f"{file.name}:{number}"))
+                yield Article(name, str(row.get("lang", "")), row["text"])
 
 
 def choose_probes(
-    articles: Iterable[Text],
+    articles: Iterable[Article],
     count: int,
     *,
     tokens: int = CHUNK_TOKENS,
@@ -261,23 +247,8 @@ def mean_cosine(vectors: Matrix) -> float:
     return (float(total.dot(total)) - count) / (count * (count - 1))
 
 
-def _read(file: Path) -> Iterator[Article]:
-    opened = gzip.open if file.suffix == ".gz" else open
-    try:
-        with opened(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                    raise DocumentError(f'{file}, line {number}: expected an object with a "text".')
-                yield Article(
-                    str(row.get("id", f"{file.name}:{number}")), str(row.get("lang", "")), row["text"]
-                )
-    except (OSError, EOFError, ValueError) as error:
-        raise DocumentError(f"{file}: cannot be read as JSON lines ({error}). Check the file.") from error
-
-
 def _lots(
-    articles: Iterable[Text], tokens: int, seed: int, languages: Collection[str] | None
+    articles: Iterable[Article], tokens: int, seed: int, languages: Collection[str] | None
 ) -> Iterator[tuple[bytes, bytes, str, str, str]]:
     """Each article's lot, digest, id, language and beginning."""
     for article in articles:

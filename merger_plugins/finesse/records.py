@@ -1,16 +1,14 @@
-"""What a measurement gives: plain records, and comparisons between them."""
+"""What a measurement gives: plain records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from merger_plugins.errors import InputError
-from merger_plugins.finesse.metrics import interval, paired
+from merger_plugins.finesse.metrics import interval
 
 
 @dataclass(frozen=True)
@@ -76,63 +74,3 @@ class Record:
 
 
 _ITEMS = ("each", "groups")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A record against another one of the same items.
-
-    Attributes:
-        record: what is compared.
-        against: the rival it is compared with.
-        difference: the record's value minus the other's.
-        low: lower end of the difference's 95% interval; None where there is none.
-        high: upper end.
-        p: of a paired permutation test, two-sided.
-    """
-
-    record: Record
-    against: str
-    difference: float
-    low: float | None
-    high: float | None
-    p: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it: the record's fields with those of the comparison."""
-        own = {name: getattr(self, name) for name in ("against", "difference", "p")}
-        return self.record.to_dict() | own | {"difference_low": self.low, "difference_high": self.high}
-
-
-def compare(record: Record, other: Record, *, seed: int = 0) -> Comparison:
-    """Compare two rivals' records item by item.
-
-    Raises:
-        InputError: they are not about the same items, or do not have them.
-        MissingExtraError: scipy is not installed.
-    """
-    if _subject(record) != _subject(other) or record.n != other.n:
-        raise InputError(f"{record} and {other} are not about the same items.")
-    if record.each is None or other.each is None:
-        raise InputError(f"{record} has no items of its own: only a fresh measurement can be compared.")
-    found = paired(record.each, other.each, record.groups, seed=seed)
-    return Comparison(record, other.rival, found.difference, found.low, found.high, found.p)
-
-
-def compare_all(records: Iterable[Record], against: str, *, seed: int = 0) -> list[Comparison]:
-    """Compare every record with the record of one rival about the same items, where there is one."""
-    known = list(records)
-    bases = {_subject(record): record for record in known if record.rival == against}
-    return [
-        compare(record, base, seed=seed)
-        for record in known
-        if (base := bases.get(_subject(record))) is not None
-        and record is not base
-        and record.n == base.n
-        and record.each is not None
-        and base.each is not None
-    ]
-
-
-def _subject(record: Record) -> tuple[Any, ...]:
-    return record.axis, record.task, record.metric, record.along, record.at

@@ -38,7 +38,7 @@ FORMAT: Final = 1
 
 Benchmark = Literal["finesse", "finesse-native"]
 
-_UNDETERMINED: Final = ("versions", "hardware")
+_UNDETERMINED: Final = ("versions", "hardware", "summary", "full_ms", "merging_ms")
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,12 @@ class FinesseResult:
     @property
     def scores_hash(self) -> str:
         """Tells whether two runs found the same: over everything but times, versions and hardware."""
-        document = self._document()
-        document["run"] = {key: value for key, value in self.run.items() if key not in _UNDETERMINED}
-        for part in (*document["lengths"].values(), *document["orders"].values()):
-            for undetermined in ("summary", "full_ms", "merging_ms"):
-                part.pop(undetermined, None)
-        return document_hash(document)
+        return _scores_hash(self._document())
 
     def to_json(self) -> dict[str, Any]:
         """The contents of a result file."""
-        document = self._document() | {"scores_hash": self.scores_hash}
-        return sealed(document)
+        document = self._document()
+        return sealed(document | {"scores_hash": _scores_hash(document)})
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -253,6 +248,17 @@ def from_json(document: Mapping[str, Any]) -> FinesseResult:
         {int(length): reason for length, reason in document["skipped"].items()},
         document["complete"],
     )
+
+
+def _scores_hash(document: Mapping[str, Any]) -> str:
+    def determined(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in part.items() if name not in _UNDETERMINED}
+
+    parts: dict[str, Any] = {
+        name: {length: determined(part) for length, part in document[name].items()}
+        for name in ("lengths", "orders")
+    }
+    return document_hash({**document, **parts, "run": determined(document["run"])})
 
 
 def _written(parts: Mapping[int, LengthScores] | Mapping[int, OrderScores]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -137,10 +137,7 @@ class Merging(Rival):
     def stored(self, collection: Collection, cut: Units) -> Stored:
         """A vector a unit."""
         merger = self.make(collection.sequences())
-        merged = merger.merge_many(
-            by_group(collection.chunks, cut.group), masses=by_group(collection.masses, cut.group)
-        )
-        return Stored(merged, cut.target, collection.queries)
+        return Stored(_merged(merger, collection, cut), cut.target, collection.queries)
 
 
 @dataclass(frozen=True)
@@ -213,9 +210,7 @@ class Fused(Rival):
         )
         for level, weight in above:
             part = units(collection, level)
-            merged = merger.merge_many(
-                by_group(collection.chunks, part.group), masses=by_group(collection.masses, part.group)
-            )
+            merged = _merged(merger, collection, part)
             total += weight * merged[part.group]
             beside += len(merged)
         return Stored(total.astype(np.float32), cut.chunk_target, collection.queries, beside)
@@ -245,22 +240,6 @@ class Embedded(Rival):
         return Stored(stored, cut.target, self.embeddings.queries(f"{task}-queries", text.queries))
 
 
-def native(name: str, embedder: Any, *, folder: Any = None, fingerprint: str | None = None) -> Embedded:
-    """A rival that embeds whole texts with another embedder, such as one of a long context.
-
-    Args:
-        name: its row.
-        embedder: any that `as_embedder` accepts, a sentence-transformers model say.
-        folder: where its vectors are kept; None for nowhere.
-        fingerprint: as `Embeddings` takes it.
-    """
-    return Embedded(
-        name,
-        "whole texts, as far as the model's context goes",
-        Embeddings(embedder, folder, fingerprint=fingerprint),
-    )
-
-
 def calibrated(sample: Sample) -> CalibratedMerger:
     """The bundled merger, calibrated; without its background where the sample has another dimension."""
     default = load_merger()
@@ -282,6 +261,13 @@ def own_limit(vectors: Matrix) -> float:
     """|Σ x_i| / n: the most that a vector's mean cosine with these n can be, reached by their mean alone."""
     rows = unit(np.asarray(vectors, np.float32)).astype(np.float64)
     return float(np.linalg.norm(rows.sum(axis=0)) / len(rows))
+
+
+def _merged(merger: SequenceMerger, collection: Collection, cut: Units) -> Matrix:
+    """(u, d) the merge of each unit."""
+    return merger.merge_many(
+        by_group(collection.chunks, cut.group), masses=by_group(collection.masses, cut.group)
+    )
 
 
 def _synthesizer(_sample: Sample) -> SequenceMerger:

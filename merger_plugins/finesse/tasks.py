@@ -17,7 +17,7 @@ from merger_plugins.chunking import Chunk, Chunker, SentenceChunker
 from merger_plugins.errors import DataError, DocumentError, InputError
 from merger_plugins.finesse.collections import Collection, Text
 from merger_plugins.finesse.embedding import Embeddings, read_jsonl, revision
-from merger_plugins.finesse.follow_ups import FollowUps, load_follow_ups
+from merger_plugins.finesse.follow_ups import FollowUps, load_follow_ups, with_evidence
 from merger_plugins.finesse.metrics import DEPTH
 from merger_plugins.finesse.probes import Article, read_articles
 
@@ -205,16 +205,7 @@ def load_passages(task: Task, source: Source) -> Collection:
     conversation. Questions of one conversation are a group.
     """
     passages, conversations = (read_jsonl(path) for path in task.paths(source.data))
-    asked = [
-        (i, question)
-        for i, row in enumerate(conversations)
-        for question in row["questions"]
-        if question["evidence"]
-    ]
-    index = {row["id"]: i for i, row in enumerate(passages)}
-    relevant = np.zeros((len(asked), len(passages)), np.bool_)
-    for row, (_, question) in zip(relevant, asked, strict=True):
-        row[[index[passage] for passage in question["evidence"]]] = True
+    asked, relevant = with_evidence(conversations, passages)
     texts = [row["text"] for row in passages]
     questions = [question["rewrite"] or question["question"] for _, question in asked]
     return Collection(

@@ -94,9 +94,10 @@ def test_vectors_that_are_all_the_same_are_refused(woods: Collection):
         woods.with_chunks(np.tile(woods.chunks[:1], (168, 1)), woods.document, woods.masses)
 
 
-def test_two_seeds_rank_mergers_alike(woods: Collection):
-    for rows in (retrieval([MEAN, FIRST], woods, seed=seed) for seed in (0, 1)):
-        assert values(rows, "mean", "ndcg@10")[None] >= values(rows, "first", "ndcg@10")[None]
+def test_two_seeds_rank_mergers_alike():
+    for seed in (0, 1):
+        rows = retrieval([MEAN, FIRST], collection(seed=seed, spread=3), seed=seed)
+        assert 0.9 > values(rows, "mean", "ndcg@10")[None] > values(rows, "first", "ndcg@10")[None]
 
 
 @pytest.mark.parametrize("axis", [retrieval, order, associativity, extrapolation, cost])

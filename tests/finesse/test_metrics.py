@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from merger_plugins.errors import EmptyInputError, InputError, NonFiniteError
 from merger_plugins.finesse.metrics import RANKING, interval, paired, ranking_metrics
-from merger_plugins.finesse.records import Record, compare, compare_all
+from merger_plugins.finesse.records import Record
 
 
 def naive(scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
@@ -129,17 +129,15 @@ def test_values_that_give_no_interval_are_refused(values: np.ndarray):
         interval(values)
 
 
-def test_records_are_compared_item_by_item():
+def test_records_keep_the_items_that_they_are_compared_by():
     each = np.random.default_rng(0).random(40)
     base = Record.of("retrieval", "t", "mean", "ndcg@10", each)
     better = Record.of("retrieval", "t", "mine", "ndcg@10", each + 0.01)
-    other = Record.of("retrieval", "u", "mine", "ndcg@10", each)
-    (found,) = compare_all([base, better, other], "mean")
-    assert (found.record.rival, found.against) == ("mine", "mean")
+    assert base.each is not None
+    assert better.each is not None
+    found = paired(better.each, base.each, better.groups)
     assert [found.difference, found.low, found.high] == pytest.approx([0.01] * 3)
     assert found.p is not None
     assert found.p < 0.01
-    assert found.to_dict()["difference"] == found.difference
-    assert "each" not in found.to_dict()
-    with pytest.raises(InputError, match="same items"):
-        compare(base, other)
+    assert better.to_dict()["value"] == better.value
+    assert not {"each", "groups"} & better.to_dict().keys()

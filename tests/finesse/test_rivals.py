@@ -8,6 +8,7 @@ import pytest
 from merger_plugins import CalibratedMerger, MeanMerger, load_merger
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.finesse.collections import Collection, Units, joined, units
+from merger_plugins.finesse.embedding import Embeddings
 from merger_plugins.finesse.pooling import RolledMerger, whitened_mean
 from merger_plugins.finesse.rivals import (
     BASELINE,
@@ -19,7 +20,6 @@ from merger_plugins.finesse.rivals import (
     Registry,
     Rival,
     calibrated,
-    native,
     orthogonal_limit,
     own_limit,
     rivals,
@@ -224,7 +224,7 @@ def test_truncation_reads_the_beginning_of_each_text(tmp_path: Path):
     words = [" ".join(text.split()[:5]) for text in loaded.text.documents]
     np.testing.assert_allclose(stored.vectors, unit(WordEmbedder().embed_documents(words)), atol=1e-6)
     passages = units(loaded, "passages")
-    stored = native("long", WordEmbedder()).stored(loaded, passages)
+    stored = Embedded("long", "", Embeddings(WordEmbedder())).stored(loaded, passages)
     assert stored is not None
     paragraphs = [part for text in loaded.text.documents for part in text.split("\n\n")]
     np.testing.assert_allclose(stored.vectors, unit(WordEmbedder().embed_documents(paragraphs)), atol=1e-6)

@@ -86,10 +86,7 @@ def _teacher(collection: Collection, spans: Sequence[tuple[int, int]]) -> Matrix
     text = collection.text
     if text is None:
         return None
-    texts = [
-        text.documents[collection.document[start]][text.spans[start, 0] : text.spans[stop - 1, 1]]
-        for start, stop in spans
-    ]
+    texts = [text.between(collection.document[start], start, stop - 1) for start, stop in spans]
     return text.embed(f"{collection.name}-windows", texts)
 
 
