@@ -14,7 +14,7 @@ from merger_plugins.cli import options
 from merger_plugins.cli.output import Output, running, table
 
 if TYPE_CHECKING:
-    from merger_plugins.finesse.bench import Report
+    from merger_plugins.finesse.bench import Progress
     from merger_plugins.finesse.bench_results import BenchResult, Step
     from merger_plugins.finesse.records import Record
     from merger_plugins.finesse.tasks import Task
@@ -119,7 +119,7 @@ def command(
             scores_hash=result.scores_hash,
             records=[record.to_dict() for record in result.records],
         )
-        print_result(shown, result)
+        _print_result(shown, result)
         shown.print(f"Kept in {path}.")
         if report is not None:
             with shown.waiting("writing the report"):
@@ -141,7 +141,8 @@ def _data(
     from merger_plugins.finesse.tasks import available, tasks_of_folder
 
     own = [name for name in names if Path(name).is_dir()]
-    known = chosen_tasks([name for name in names if name not in own], quick=quick) if own != names else []
+    others = [name for name in names if name not in own]
+    known = [] if own and not others else chosen_tasks(others, quick=quick)
     folder = Path(data).expanduser() if data else Path("data")
     here, skipped = available(folder, known)
     here += [task for name in own for task in tasks_of_folder(Path(name))]
@@ -156,21 +157,21 @@ def _data(
     return cache / "demo", demo_tasks(cache / "demo"), [said]
 
 
-def _steps(output: Output) -> Report:
+def _steps(output: Output) -> Progress:
     """Says each step that was measured, or that an earlier run measured."""
     begun: set[str] = set()
 
-    def report(name: str, done: int, total: int, step: Step | None) -> None:
+    def progress(name: str, done: int, total: int, step: Step | None) -> None:
         if step is None:
             begun.add(name)
             return
         earlier = "" if name in begun else " (earlier)"
         output.note(f"[{done}/{total}] {step.skipped or f'{name}: {step.seconds:,.1f} s'}{earlier}")
 
-    return report
+    return progress
 
 
-def print_result(output: Output, result: BenchResult) -> None:
+def _print_result(output: Output, result: BenchResult) -> None:
     """A table of the main metrics for each axis."""
     from merger_plugins.finesse.comparing import main_figures
 

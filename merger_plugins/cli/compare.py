@@ -45,18 +45,17 @@ def command(
         )
         for note in found.notes:
             output.note(note)
-        chosen = found.differences
         output.document.update(
             first=first,
             second=second,
             against=against,
             notes=list(found.notes),
-            differences=[each.to_dict() for each in chosen],
+            differences=[each.to_dict() for each in found.differences],
         )
         numbers = ["A", "B", "B - A", "95%", "p"]
-        for axis, task in dict.fromkeys((each.axis, each.task) for each in chosen):
+        for axis, task in dict.fromkeys((each.axis, each.task) for each in found.differences):
             shown = table("rival", "metric", *numbers, "", right=numbers, title=f"{axis}, {task}")
-            for each in chosen:
+            for each in found.differences:
                 if (each.axis, each.task) == (axis, task):
                     shown.add_row(each.rival, _metric(each), *_numbers(each))
             output.print(shown)

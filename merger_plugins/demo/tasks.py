@@ -5,16 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from merger_plugins.demo.questions import CORPUS, load_questions
-from merger_plugins.finesse.embedding import revision
-from merger_plugins.finesse.tasks import Task
+from merger_plugins.finesse.tasks import Task, tasks_of_folder
 
 NAME: Final = "demo"
-
-_ABOUT = ("all", "ndcg@10", "en", "Apache-2.0", "the sample documents of this package")
 
 
 def demo_tasks(folder: Path) -> list[Task]:
@@ -23,10 +21,10 @@ def demo_tasks(folder: Path) -> list[Task]:
     Sixteen documents and 38 questions: enough to see how everything works, too few to tell mergers apart.
 
     Args:
-        folder: the data folder; it is made.
+        folder: the data folder; they get one of their own in it.
 
     Returns:
-        Their retrieval, and their texts as articles for FINESSE.
+        Their texts as articles for FINESSE, and their retrieval.
     """
     sources = [path for path in sorted(CORPUS.iterdir()) if path.suffix in (".md", ".txt")]
     texts = {path.name: path.read_text(encoding="utf-8") for path in sources}
@@ -44,13 +42,11 @@ def demo_tasks(folder: Path) -> list[Task]:
             for name, row in zip(names, asked, strict=True)
         ],
     }
-    files = tuple(f"{NAME}/{part}.jsonl.gz" for part in rows)
-    for file, part in zip(files, rows.values(), strict=True):
-        _write(folder / file, part)
-    written = [folder / file for file in files]
+    for part, written in rows.items():
+        _write(folder / NAME / f"{part}.jsonl.gz", written)
     return [
-        Task(f"{NAME}-articles", "articles", files[:1], revision(written[:1]), *_ABOUT),
-        Task(NAME, "retrieval", files, revision(written), *_ABOUT),
+        replace(task, language="en", licence="Apache-2.0", source="the sample documents of this package")
+        for task in tasks_of_folder(folder / NAME)
     ]
 
 

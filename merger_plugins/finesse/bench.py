@@ -16,10 +16,10 @@ from merger_plugins.finesse.files import document_hash
 from merger_plugins.finesse.laboratory import Laboratory
 from merger_plugins.finesse.naming import Entry, entry
 from merger_plugins.finesse.plan import QUICK_RIVALS, BenchSettings, Planned, steps, task_record
-from merger_plugins.finesse.rivals import BASELINE, Rival, rivals
+from merger_plugins.finesse.rivals import Rival, rivals
 from merger_plugins.finesse.tasks import Source, Task
 
-Report = Callable[[str, int, int, Step | None], None]
+Progress = Callable[[str, int, int, Step | None], None]
 """Told a step's name, how many are done, how many there are, and the step once it is measured or was kept."""
 
 _TOO_SMALL = (InputError, EmptyInputError)
@@ -47,11 +47,8 @@ def chosen_rivals(
     if chosen := list(names):
         beside = rivals(chosen)
     else:
-        beside = [
-            rival
-            for rival in rivals(dimension=dimension)
-            if not quick or rival.name in QUICK_RIVALS or rival.name == BASELINE
-        ]
+        known = rivals(dimension=dimension)
+        beside = [rival for rival in known if not quick or rival.name in QUICK_RIVALS]
     others = [rival for rival in beside if own.get(rival.name) is not rival]
     if double := [rival.name for rival in others if rival.name in own]:
         raise InputError(f"{double[0]!r} is the name of a known rival; give the merger another one.")
@@ -126,15 +123,17 @@ class Bench:
 
     def path(self, folder: Path) -> Path:
         """Where a run like this one is kept: the same for the same settings, rivals, data and versions."""
-        kind = "quick" if self.run["settings"]["quick"] else "full"
+        kind = "quick" if self.settings.quick else "full"
         return folder / f"{kind}-{document_hash(self.run)[:8]}.json"
 
-    def measure(self, path: Path, report: Report = lambda *_: None, *, fresh: bool = False) -> BenchResult:
+    def measure(
+        self, path: Path, progress: Progress = lambda *_: None, *, fresh: bool = False
+    ) -> BenchResult:
         """Measure what is not measured yet.
 
         Args:
             path: the result file, written after each step. The steps of a file that is there are kept.
-            report: told before and after each step.
+            progress: told before and after each step.
             fresh: measure everything, and write over a file that is there.
 
         Raises:
@@ -143,10 +142,10 @@ class Bench:
         result = self._resumed(path) if path.exists() and not fresh else BenchResult(self.run, self.skipped)
         for done, planned in enumerate(self.planned):
             if planned.name not in result.steps:
-                report(planned.name, done, len(self.planned), None)
+                progress(planned.name, done, len(self.planned), None)
                 self._measure(planned, result)
                 save_bench(result, path)
-            report(planned.name, done + 1, len(self.planned), result.steps[planned.name])
+            progress(planned.name, done + 1, len(self.planned), result.steps[planned.name])
         if not result.complete:
             result.complete = True
             save_bench(result, path)
@@ -167,8 +166,7 @@ class Bench:
         result.steps[planned.name] = Step(
             planned.axis, planned.task, time.perf_counter() - began, tuple(measured.records)
         )
-        if measured.finesse is not None:
-            result.finesse[planned.name.removeprefix("finesse, ")] = measured.finesse
+        result.finesse |= measured.finesse
         held = peak_megabytes()
         result.peak_megabytes = max(filter(None, (held, result.peak_megabytes)), default=None)
 

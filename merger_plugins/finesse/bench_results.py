@@ -148,7 +148,11 @@ def load_bench(path: Path) -> BenchResult:
     Raises:
         ResultError: the file is missing, damaged, edited, of a newer version or of another benchmark.
     """
-    document = read_result(path, (BENCHMARK,), FORMAT)
+    return bench_from_json(read_result(path, (BENCHMARK,), FORMAT))
+
+
+def bench_from_json(document: Mapping[str, Any]) -> BenchResult:
+    """The result that `BenchResult.to_json` wrote."""
     arrays = document["arrays"]
     return BenchResult(
         run=document["run"],

@@ -107,7 +107,8 @@ def compare_runs(
         first: a run.
         second: another one with the same settings and embedder.
         rivals: only these of the second run; all for none.
-        against: the rival of the first run that each is compared with; its own namesake for None.
+        against: the rival of the first run that each is compared with, within one run all but itself; its own
+            namesake for None.
         everything: every figure, not the main ones alone; of a full run that takes minutes.
 
     Raises:
@@ -117,6 +118,7 @@ def compare_runs(
     notes = [*_check_alike(first, second)]
     _check_named(second, rivals, "second")
     _check_named(first, [against] if against else [], "first")
+    same_run = first.run == second.run and first.records == second.records
     before = {(record.rival, _subject(record)): record for record in first.records}
     found, alone = [], set()
     for record in second.records if everything else main_figures(second.records):
@@ -126,7 +128,7 @@ def compare_runs(
         other = before.get(((against or base) + way, _subject(record)))
         if other is None:
             alone.add(base)
-        elif base != against or first is not second:
+        elif not (same_run and base == against):
             found.append(_difference(other, record))
     if not found:
         raise ResultError("The two files have no figure in common: they are of other rivals or other data.")

@@ -29,8 +29,12 @@ def sealed(document: dict[str, Any]) -> dict[str, Any]:
 
 def write_result(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a sealed document, whole or not at all."""
+    write_whole(json.dumps(document, indent=1, allow_nan=False) + "\n", path)
+
+
+def write_whole(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a file, whole or not at all; its folder is made where it is missing."""
     target = Path(path)
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         fresh = Path(scratch, "fresh")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from merger_plugins.chunking import CHUNK_TOKENS
@@ -31,11 +31,11 @@ class Measured:
 
     Attributes:
         records: the figures.
-        finesse: the run behind them, where the step is one of FINESSE.
+        finesse: by rival, the runs of FINESSE behind them.
     """
 
     records: list[Record]
-    finesse: FinesseResult | None = None
+    finesse: Mapping[str, FinesseResult] = field(default_factory=dict)
 
 
 Axis = Callable[..., list[Record]]
@@ -52,7 +52,7 @@ class Laboratory:
 
     source: Source
     entries: Sequence[Entry]
-    _loaded: dict[str, Collection | FollowUps] = field(default_factory=dict)
+    _loaded: dict[str, Collection] = field(default_factory=dict)
     _probes: dict[str, tuple[EmbeddedProbes, FinesseSettings]] = field(default_factory=dict)
 
     @property
@@ -73,9 +73,7 @@ class Laboratory:
         """
         if task.name not in self._loaded:
             self._loaded[task.name] = task.collection(self.source)
-        loaded = self._loaded[task.name]
-        assert isinstance(loaded, Collection)
-        return loaded
+        return self._loaded[task.name]
 
     def on(self, axis: Axis, task: Task, **options: object) -> Callable[[], Measured]:
         """An axis on a collection, to be measured later."""
@@ -134,7 +132,7 @@ class Laboratory:
         """
         probes, fitting = self.probes(task, settings)
         result = run_finesse(merger_on(probes, rival), probes, fitting)
-        return Measured(finesse_records(result, task.name, rival.name), result)
+        return Measured(finesse_records(result, task.name, rival.name), {rival.name: result})
 
     def probes(self, task: Task, settings: FinesseSettings) -> tuple[EmbeddedProbes, FinesseSettings]:
         """Probes of a task's articles, drawn once, and the settings that so many suffice for.

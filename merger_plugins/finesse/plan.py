@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -86,7 +87,7 @@ class BenchSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
 
@@ -149,8 +150,9 @@ class Planned:
 def steps(chosen: BenchSettings, tasks: Sequence[Task], lab: Laboratory) -> list[Planned]:
     """The steps of a run, in their order.
 
-    Every collection is measured on retrieval; the first two on the other axes as well, the second of them (or
-    the only one) on robustness, which stores it many times over.
+    Every collection is measured on retrieval; the first two on the other axes as well, but cost on the first
+    alone, and robustness, which stores it many times over, on the second (or the only one). FINESSE takes the
+    first set of articles.
     """
     planned = [step for axis in AXES if axis in chosen.axes for step in _of_axis(axis, chosen, tasks, lab)]
     if not planned:
@@ -166,11 +168,10 @@ def _of_axis(axis: str, chosen: BenchSettings, tasks: Sequence[Task], lab: Labor
     closely = collections[:CLOSELY]
     seed = chosen.seed
     if axis == "finesse":
-        for task in _of_kind("articles", tasks):
+        for task in _of_kind("articles", tasks)[:1]:
             for rival in lab.merging:
                 name = f"finesse, {rival.name}"
                 yield Planned(name, axis, task.name, partial(lab.finesse, task, rival, chosen.finesse))
-            break
     elif axis == "retrieval":
         for task in collections:
             yield _on(axis, task, lab.on_levels(retrieval, task, chosen.levels, seed=seed))
@@ -221,9 +222,3 @@ def task_record(task: Task) -> dict[str, Any]:
     record = asdict(task)
     record["files"] = [Path(file).name if Path(file).is_absolute() else file for file in task.files]
     return record
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value

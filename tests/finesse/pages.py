@@ -15,7 +15,6 @@ from merger_plugins.finesse.axes.extrapolation import extrapolation
 from merger_plugins.finesse.axes.retrieval import retrieval
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.report import Sample, dissect, write
-from merger_plugins.finesse.results import FinesseResult
 from merger_plugins.finesse.rivals import Merging, Rival, rivals
 from merger_plugins.finesse.run import run_finesse
 from merger_plugins.finesse.settings import FinesseSettings
@@ -32,14 +31,6 @@ MERGERS = {
     "ridge": CalibratedMerger(dimension=DIMENSION),
 }
 HOSTILE = '<b>bold</b></script><img src=x onerror="window.harmed=1">{{script}} & \u2028 "quoted"'
-
-
-def finesse_runs(folder: Path) -> dict[str, FinesseResult]:
-    """A result file of each merger, called by its name."""
-    return {
-        name: run_finesse(merger, PROBES, SETTINGS, path=folder / f"{name}.json")
-        for name, merger in MERGERS.items()
-    }
 
 
 @cache
@@ -68,9 +59,11 @@ def axis_records() -> list[Record]:
 
 def page(folder: Path) -> Path:
     """A page with everything on it."""
-    finesse_runs(folder)
+    files = [folder / f"{name}.json" for name in MERGERS]
+    for merger, file in zip(MERGERS.values(), files, strict=True):
+        run_finesse(merger, PROBES, SETTINGS, path=file)
     return write(
-        [*(folder / f"{name}.json" for name in MERGERS), *axis_records()],
+        [*files, *axis_records()],
         folder / "page.html",
         anatomy=samples(),
         texts=[f"{HOSTILE} {text}" for text in PROBES.probes.texts],

@@ -226,7 +226,7 @@ get("board-task").addEventListener("change", () => boardChanged(1));
 get("board-figures").addEventListener("change", () => boardChanged(2));
 boardChanged(0);
 
-fill(get("price-quality"), figures((record) => !isTime(record.metric) && !isSpace(record.metric) && !/^MB/.test(record.metric)));
+fill(get("price-quality"), figures((record) => !isTime(record.metric) && !isSpace(record.metric)));
 fill(get("price-time"), figures((record) => isTime(record.metric)));
 fill(get("price-space"), figures((record) => isSpace(record.metric)));
 get("price-quality").addEventListener("change", () => ["time", "space"].forEach(drawPrice));

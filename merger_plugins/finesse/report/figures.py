@@ -72,7 +72,7 @@ def limits(records: Iterable[Record]) -> list[Record]:
     return found
 
 
-def orthogonal_similarities(length: int) -> NDArray[np.float64]:
+def _orthogonal_similarities(length: int) -> NDArray[np.float64]:
     """(n, n): what `scoring.similarities` gives for the mean of orthogonal chunks."""
     rows = np.arange(1, length + 1, dtype=np.float64)[:, None] ** -0.5
     return np.tril(np.broadcast_to(rows, (length, length)))
@@ -85,7 +85,7 @@ def _limit(metric: str, length: int) -> float | None:
     if name not in ("finesse", "rss", "td", "bu") or length < 3:
         return None
     gap: Gap = "q2q2" if medians else "q1q3"
-    matrix = orthogonal_similarities(length)
+    matrix = _orthogonal_similarities(length)
     td, bu = top_down(matrix, gap), bottom_up(matrix, gap)
     return {"td": td, "bu": bu, "finesse": finesse(td, bu), "rss": robust_separation(td, bu)}[name]
 

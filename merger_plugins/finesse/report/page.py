@@ -6,7 +6,6 @@ import html
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from merger_plugins._extras import require
 from merger_plugins.errors import EmptyInputError, InputError
+from merger_plugins.finesse.files import write_whole
 from merger_plugins.finesse.report.anatomy import Sample
 from merger_plugins.finesse.report.figures import labels, limits, low_is_good
 from merger_plugins.finesse.report.reading import Result, read
@@ -77,7 +77,8 @@ def write(
             "texts": shown,
         },
     )
-    return _saved(page, Path(path))
+    write_whole(page, path)
+    return Path(path)
 
 
 def _texts(samples: Sequence[Sample], texts: Sequence[str] | None) -> dict[str, str]:
@@ -112,13 +113,3 @@ def _in_script(text: str) -> str:
 
 def _asset(name: str) -> str:
     return (_ASSETS / name).read_text(encoding="utf-8")
-
-
-def _saved(page: str, target: Path) -> Path:
-    """Whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        fresh = Path(scratch, "fresh")
-        fresh.write_text(page, encoding="utf-8")
-        fresh.replace(target)
-    return target

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
 
 from merger_plugins.errors import InputError
 from merger_plugins.finesse import bench_results, results
-from merger_plugins.finesse.bench_results import BenchResult, finesse_records, load_bench
+from merger_plugins.finesse.bench_results import BenchResult, bench_from_json, finesse_records
 from merger_plugins.finesse.files import read_result
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.results import FinesseResult, from_json
@@ -79,7 +78,9 @@ def read(found: Iterable[Result], names: Mapping[str, str] | None = None) -> Con
 def _opened(path: str | os.PathLike[str]) -> BenchResult | FinesseResult:
     newest = max(bench_results.FORMAT, results.FORMAT)
     document = read_result(path, (bench_results.BENCHMARK, *get_args(results.Benchmark)), newest)
-    return load_bench(Path(path)) if document["benchmark"] == bench_results.BENCHMARK else from_json(document)
+    if document["benchmark"] == bench_results.BENCHMARK:
+        return bench_from_json(document)
+    return from_json(document)
 
 
 def _add(contents: Contents, number: int, records: list[Record], facts: dict[str, str]) -> None:
