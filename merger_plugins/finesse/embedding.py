@@ -24,23 +24,26 @@ _SAME = 1e-6
 _NEAR_UNIT = 1e-3
 
 
-def jsonl_rows(path: Path) -> Iterator[Any]:
-    """The rows of a .jsonl or .jsonl.gz file, one after the other, as JSON has them.
+def jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a .jsonl or .jsonl.gz file, one after the other.
 
     Raises:
-        DocumentError: it cannot be read.
+        DocumentError: it cannot be read, or a row is no object.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+            for number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise DocumentError(f"{path}, line {number}: expected an object, such as {{...}}.")
+                yield row
     except (OSError, EOFError, ValueError) as error:
         raise DocumentError(f"{path}: cannot be read as JSON lines ({error}). Check the file.") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All rows of a .jsonl or .jsonl.gz file of objects; raises as `jsonl_rows`."""
+    """All rows of a .jsonl or .jsonl.gz file; raises as `jsonl_rows`."""
     return list(jsonl_rows(path))
 
 

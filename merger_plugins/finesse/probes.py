@@ -125,7 +125,7 @@ def read_articles(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Article
             raise DocumentError(f"{source}: this folder holds no .jsonl or .jsonl.gz file. Check the path.")
         for file in files:
             for number, row in enumerate(jsonl_rows(file), 1):
-                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                if not isinstance(row.get("text"), str):
                     raise DocumentError(f'{file}, line {number}: expected an object with a "text".')
                 name = str(row.get("id", f"{file.name}:{number}"))
                 yield Article(name, str(row.get("lang", "")), row["text"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_a_damaged_file_is_named(tmp_path: Path):
     torn = replace(task, revision=revision(tmp_path / name for name in task.files))
     with pytest.raises(DocumentError, match=r"docs\.jsonl\.gz: cannot be read"):
         torn.load(source(tmp_path))
+
+
+def test_a_row_that_is_no_object_is_named(tmp_path: Path):
+    task = retrieval_data(tmp_path)
+    with gzip.open(tmp_path / task.files[1], "at", encoding="utf-8") as file:
+        file.write("[1, 2]\n")
+    changed = replace(task, revision=revision(tmp_path / name for name in task.files))
+    with pytest.raises(DocumentError, match=r"queries\.jsonl\.gz, line 7: expected an object"):
+        changed.load(source(tmp_path))
 
 
 def test_tasks_are_told_apart():
