@@ -8,16 +8,14 @@ pytest.importorskip("tokenizers")
 
 from merger_plugins.demo.questions import load_questions
 from merger_plugins.demo.tasks import demo_tasks
-from merger_plugins.finesse.embedding import Embeddings
-from merger_plugins.finesse.tasks import Source
-from tests.finesse.lab import WordEmbedder
+from tests.finesse.lab import source
 
 
 def test_the_sample_documents_are_a_task(tmp_path: Path):
     articles, questions = demo_tasks(tmp_path)
-    source = Source(tmp_path, Embeddings(WordEmbedder()))
-    assert len(articles.load(source)) == 16
-    collection = questions.collection(source)
+    here = source(tmp_path)
+    assert len(articles.load(here)) == 16
+    collection = questions.collection(here)
     asked, _ = load_questions()
     assert (collection.documents, len(collection.queries)) == (16, len(asked))
     assert collection.text is not None

@@ -20,7 +20,7 @@ from merger_plugins.errors import (
 from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of
 from merger_plugins.finesse.bench_results import BenchResult, load_bench, save_bench
 from merger_plugins.finesse.comparing import compare_runs, judge, main_figures
-from merger_plugins.finesse.embedding import Embeddings, revision
+from merger_plugins.finesse.embedding import revision
 from merger_plugins.finesse.laboratory import Laboratory, smaller
 from merger_plugins.finesse.metrics import paired
 from merger_plugins.finesse.naming import Entry, rival_named
@@ -29,8 +29,8 @@ from merger_plugins.finesse.pooling import PooledMerger, first_and_mean
 from merger_plugins.finesse.results import verify
 from merger_plugins.finesse.rivals import Merging
 from merger_plugins.finesse.settings import FinesseSettings
-from merger_plugins.finesse.tasks import Source, Task, tasks_of_folder
-from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, sentence, written
+from merger_plugins.finesse.tasks import Task, tasks_of_folder
+from tests.finesse.lab import WORDS, conversation_data, retrieval_data, sentence, source, written
 
 SMALL = BenchSettings(
     per_count=4,
@@ -67,9 +67,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Task]]:
 def planned(
     data: tuple[Path, list[Task]], *, sizes: BenchSettings = SMALL, rivals: tuple[str, ...] = ("mean",)
 ) -> Bench:
-    source = Source(data[0], Embeddings(WordEmbedder()))
-    entries = chosen_rivals([MINE], dimension_of(source), quick=False, names=rivals)
-    return Bench(sizes, data[1], source, entries)
+    words = source(data[0])
+    entries = chosen_rivals([MINE], dimension_of(words), quick=False, names=rivals)
+    return Bench(sizes, data[1], words, entries)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +172,10 @@ def test_a_merger_that_fails_stops_the_run(data: tuple[Path, list[Task]], tmp_pa
         return vectors[:, 0] * (np.nan if len(vectors) > 3 else 1)  # more documents than it is tried on
 
     bad = Merging("bad", "", lambda _: PooledMerger("bad", nothing))
-    source = Source(data[0], Embeddings(WordEmbedder()))
-    entries = chosen_rivals([bad], dimension_of(source), quick=False, names=["mean"])
+    words = source(data[0])
+    entries = chosen_rivals([bad], dimension_of(words), quick=False, names=["mean"])
     with pytest.raises(InputError):
-        Bench(replace(SMALL, axes=("retrieval",)), data[1][-1:], source, entries).measure(
+        Bench(replace(SMALL, axes=("retrieval",)), data[1][-1:], words, entries).measure(
             tmp_path / "run.json"
         )
 
@@ -282,10 +282,10 @@ def test_a_folder_is_a_data_set(tmp_path: Path):
     folder = tmp_path / "eval" / "woods"
     (task,) = tasks_of_folder(folder)  # too few documents for FINESSE
     assert (task.name, task.revision) == ("woods", made.revision)
-    assert task.collection(Source(Path("elsewhere"), Embeddings(WordEmbedder()))).documents == 6
+    assert task.collection(source(Path("elsewhere"))).documents == 6
     written(folder / "qrels.jsonl.gz", [{"query_id": "q0", "doc_id": "d0", "passage": 0}])
     with pytest.raises(DocumentError, match="have no 'q1' where one is needed"):
-        tasks_of_folder(folder)[0].load(Source(tmp_path, Embeddings(WordEmbedder())))
+        tasks_of_folder(folder)[0].load(source(tmp_path))
     rows = [{"id": f"d{n}", "text": f"{WORDS[n]} {WORDS[n + 1]}"} for n in range(16)]
     written(folder / "docs.jsonl.gz", rows)
     assert [task.kind for task in tasks_of_folder(folder)] == ["articles", "retrieval"]
@@ -297,7 +297,7 @@ def test_a_folder_is_a_data_set(tmp_path: Path):
 def test_plans():
     assert {task.kind for task in chosen_tasks([], quick=True)} == {"articles", "retrieval", "follow-ups"}
     assert settings(quick=True).finesse.probes <= 640
-    lab = Laboratory(Source(Path(), Embeddings(WordEmbedder())), ())
+    lab = Laboratory(source(Path()), ())
     names = [step.name for step in steps(BenchSettings(), chosen_tasks([], quick=False), lab)]
     assert {"robustness: languages, xquad_en", "robustness: chunks, xquad_en", "cost, covidqa"} <= set(names)
     assert "retrieval, convqa_mtragun" in names
