@@ -116,6 +116,9 @@ class TenToOne(FiveTwelveToOne):
         teacher: weight of the distance from the teacher's vectors.
         associativity: weight of the distance between merging merged parts and merging the whole.
         nested_size: sequences of an update that the associativity is measured on.
+        beyond: weight of the distance from the mean of the chunks of texts beyond the teacher's context.
+        beyond_size: sequences of an update that this is measured on.
+        opening: how many times as much the chunks of the first context count in that mean.
         retrieval: weight of telling a query's document from the others of the batch.
         temperature: of that; cosines are divided by it.
         hidden: share of the queries whose own chunk is taken out of the document.
@@ -127,6 +130,9 @@ class TenToOne(FiveTwelveToOne):
     teacher: float = 1.0
     associativity: float = 0.2
     nested_size: int = 16
+    beyond: float = 0.0
+    beyond_size: int = 16
+    opening: float = 1.0
     retrieval: float = 0.0
     temperature: float = 0.05
     hidden: float = 0.5

@@ -9,7 +9,7 @@ from typing import Any
 from merger_plugins._extras import require
 from merger_plugins.training.stages import LOG
 
-PARTS = ("loss", "teacher", "associativity", "retrieval", "vmlm", "vnsp")
+PARTS = ("loss", "teacher", "associativity", "beyond", "retrieval", "vmlm", "vnsp")
 
 
 def draw_curves(stages: dict[str, Path], picture: Path) -> Path:

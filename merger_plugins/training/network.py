@@ -78,8 +78,9 @@ class SynthesizerConfig(PretrainedConfig):
         ppe_dim: how many dimensions PPE overwrites, half of them in either copy: 384 of 768 in
             self-supervised training, 16 afterwards. It holds no weights, so it may differ between stages.
         residual: how the merged vector is made. ``"none"``: from the projected CLS state alone. ``"vector"``:
-            that is added to the mean of the vectors. ``"weights"``: a mean with a learned weight a vector.
-            ``"both"``. All but the first equal the mass-weighted mean before training.
+            the mean of the vectors and that, times how evenly the mass is spread: 1 - Σ g_i² for shares g_i,
+            so that one vector gives itself. ``"weights"``: a mean with a learned weight a vector. ``"both"``.
+            All but the first equal the mass-weighted mean before training.
         use_masses: tell the layers each vector's share of the mass. The means are mass-weighted anyway.
         max_positions: how many places ``"learned"`` knows.
         window: how many vectors a merger gives the network at once; more go through the tree. None for any
@@ -379,6 +380,10 @@ class Synthesizer(PreTrainedModel):
             assert self.project is not None  # only "weights" has none
             # A sequence without any vector leaves the CLS state alone, which stands for nothing.
             return self.project(states[:, 0]).float() * present.any(-1, keepdim=True)
+        # 0 where one vector has all the mass or there is none: merging little into much changes it little,
+        # and a chain of merges does not add up corrections.
+        spread = 1 - shares.square().sum(-1, keepdim=True)
+        spread = spread * present.any(-1, keepdim=True)
         if self.weigh is not None:
             scores = self.weigh(states[:, 1:]).float().squeeze(-1)  # (b, c n)
             scores = scores.unflatten(1, (-1, content.shape[1])).mean(1)  # (b, n)
@@ -390,7 +395,7 @@ class Synthesizer(PreTrainedModel):
         )  # a product of matrices would be half precision in autocast
         if self.project is None:
             return mean
-        return mean + self.project(states[:, 0]).float() * present.any(-1, keepdim=True)
+        return mean + spread * self.project(states[:, 0]).float()
 
 
 def _shares(present: Tensor, masses: Tensor | None) -> Tensor:

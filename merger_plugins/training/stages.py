@@ -143,6 +143,10 @@ def stage_loss(
         if stage.associativity:
             nested = [batch[f"nested_{name}"] for name in ("vectors", "mask", "masses", "parts", "other")]
             parts["associativity"] = stage.associativity, losses.associativity(network, *nested)
+        if stage.beyond:
+            long = [batch[f"beyond_{name}"] for name in ("vectors", "mask", "masses", "parts")]
+            found = losses.distance(losses.merge_parts(network, *long), batch["beyond_target"])
+            parts["beyond"] = stage.beyond, found
         if stage.retrieval:
             whole = [batch[f"retrieval_{name}"] for name in ("vectors", "mask", "masses", "parts")]
             found = losses.retrieval(

@@ -332,6 +332,58 @@ def test_windows_singles_and_divisions(corpus: Corpus) -> None:
             assert corpus.query_chunk[query] not in chunks  # hidden: it would give the answer away
 
 
+def test_some_divisions_grow_chunk_by_chunk(corpus: Corpus) -> None:
+    made = batches(corpus, "ten_to_one", TenToOne(batch_size=4, longest=30), window=6)
+    grown = 0
+    for step in range(20):
+        for parts in made.batch(step)["nested_parts"]:
+            sizes = (parts >= 0).sum(1)
+            sizes = sizes[sizes > 0]
+            grown += len(sizes) > 2 and sizes[0] > 1 and (sizes[1:] == 1).all()
+    assert grown >= 10
+
+
+def test_beyond_the_context_the_target_is_the_mean_of_all_chunks(corpus: Corpus) -> None:
+    stage = TenToOne(batch_size=4, longest=14, beyond=1.0, beyond_size=16, opening=2.0)
+    made = batches(corpus, "ten_to_one", stage, window=10)
+    context = int(corpus.window_count.max())
+    assert context < stage.longest
+    grown = 0
+    for step in range(4):
+        batch = made.batch(step)
+        for row in range(16):
+            n = int(batch["beyond_mask"][row].sum())
+            parts = batch["beyond_parts"][row]
+            vectors, masses = batch["beyond_vectors"][row, :n], batch["beyond_masses"][row, :n]
+            assert parts[parts >= 0].tolist() == list(range(n))
+            last = int(rows_of(corpus, vectors[-1:])[0])
+            article = int(np.searchsorted(corpus.articles, last, side="right")) - 1
+            chunks = corpus.chunks[corpus.articles[article] : last + 1].astype(np.float64)
+            tokens = corpus.tokens[corpus.articles[article] : last + 1].astype(np.float64)
+            assert context < len(chunks) <= stage.longest
+            assert masses.sum() == pytest.approx(tokens.sum())
+            weights = tokens * np.where(np.arange(len(chunks)) < context, 2.0, 1.0)
+            chunks /= np.linalg.norm(chunks, axis=1, keepdims=True)
+            target = weights @ chunks
+            np.testing.assert_allclose(
+                batch["beyond_target"][row], target / np.linalg.norm(target), atol=1e-5
+            )
+            if n < len(chunks):  # a first part's mean, then what came after it
+                grown += 1
+                part = len(chunks) - n + 1
+                root = weights[:part] @ chunks[:part]
+                np.testing.assert_allclose(vectors[0], root / np.linalg.norm(root), atol=1e-5)
+                assert (parts >= 0).any(1).sum() == 1
+    assert 10 < grown < 54
+
+
+def test_nothing_lies_beyond_the_context_of_short_texts(corpus: Corpus) -> None:
+    longest = int(corpus.lengths.max())
+    short = replace(corpus, window_count=np.full_like(corpus.window_count, longest))
+    with pytest.raises(InputError, match=rf"context holds {longest}\. Name longer texts"):
+        batches(short, "ten_to_one", TenToOne(beyond=1.0))
+
+
 def test_longest_must_fit_two_levels_of_the_window(corpus: Corpus) -> None:
     with pytest.raises(InputError, match="make 16 at the most"):
         batches(corpus, "ten_to_one", TenToOne(longest=20), window=4)

@@ -112,6 +112,7 @@ def naive(model: Synthesizer, vectors: Array, masses: Array) -> Array:
     states = [norm("norm", x) for x in states]
     if c.residual == "none":
         return normalised(linear("project", states[0]))
+    spread = 1 - sum(share**2 for share in shares)
     if c.residual in ("weights", "both"):
         scores = [float(w["weigh.weight"][0] @ x) for x in states[1:]]
         scores = [np.mean(scores[i::n]) for i in range(n)]
@@ -119,7 +120,7 @@ def naive(model: Synthesizer, vectors: Array, masses: Array) -> Array:
         shares = shares / shares.sum()
     direction = sum(share * unit for share, unit in zip(shares, units, strict=True))
     if c.residual in ("vector", "both"):
-        direction = direction + linear("project", states[0])
+        direction = direction + spread * linear("project", states[0])
     return normalised(direction)
 
 
@@ -207,6 +208,21 @@ def test_only_proportions_of_masses_and_directions_of_vectors_count(kind: str) -
     np.testing.assert_allclose(merged(model, vectors * 300, mask, masses), expected, atol=1e-5)
     equal = torch.full_like(masses, 17.0)
     np.testing.assert_allclose(merged(model, vectors, mask, equal), merged(model, vectors, mask), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if config(kind).residual != "none"])
+def test_one_vector_comes_back_and_a_little_beside_much_moves_it_little(kind: str) -> None:
+    model = trained(kind)
+    vectors, _, _ = batch(lengths=[2, 2])
+    units = normalised(vectors.numpy())
+    alone = merged(model, vectors[:, :1], None, torch.full((2, 1), 30.0))
+    np.testing.assert_allclose(alone, units[:, 0], atol=1e-6)
+    moved = [
+        np.linalg.norm(merged(model, vectors, None, torch.tensor([[mass, 1.0]] * 2)) - units[:, 0], axis=1)
+        for mass in (1.0, 1e2, 1e4)
+    ]
+    assert (moved[0] > 10 * moved[1]).all()
+    assert (moved[1] > 10 * moved[2]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,7 +30,7 @@ TINY = {
     "data": {"chunk_tokens": 20, "tree_tokens": 24, "articles_per_shard": 16},
     "self_supervised": {"steps": 4, "batch_size": 8, "longest": 12},
     "five_twelve_to_one": {"steps": 4, "batch_size": 8, "longest": 16},
-    "ten_to_one": {"steps": 80, "batch_size": 32, "retrieval": 0.02, "learning_rate": 3e-3},
+    "ten_to_one": {"steps": 80, "batch_size": 32, "retrieval": 0.02, "beyond": 0.2, "learning_rate": 3e-3},
 }
 
 
@@ -99,7 +99,7 @@ def test_the_three_stages_end_with_a_merger_that_beats_the_mean(settings: Traini
     assert (trained.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((trained.folder / "tensorboard").glob("*/events*"))) == 3
     logged = json.loads((trained.folder / "3-ten_to_one" / LOG).read_text())
-    assert {"teacher", "associativity", "retrieval", "loss", "learning_rate"} <= set(logged[0])
+    assert {"teacher", "associativity", "beyond", "retrieval", "loss", "learning_rate"} <= set(logged[0])
     assert np.mean([row["teacher"] for row in logged[:10]]) > np.mean(
         [row["teacher"] for row in logged[-11:-1]]
     )

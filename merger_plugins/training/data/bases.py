@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from merger_plugins._batching import as_matrix, unit
-from merger_plugins._extras import require
-from merger_plugins._importing import imported
 from merger_plugins._types import Matrix
 from merger_plugins.embedders import Embedder, MiniLMEmbedder, WrappedEmbedder, as_embedder, load_embedder
 from merger_plugins.embedders.checked import context_of
 from merger_plugins.embedders.long_texts import UNKNOWN_TOKENIZER_MARGIN
+from merger_plugins.embedders.naming import embedder_named
 from merger_plugins.errors import InputError
 
 BUNDLED = MiniLMEmbedder.name
@@ -81,17 +78,16 @@ def open_base(source: Any = None, *, max_tokens: int | None = None, texts_at_onc
     """The embedder to train for.
 
     Args:
-        source: None or ``"all-MiniLM-L6-v2"`` for the bundled one; ``"module:attribute"`` for an object, such
-            as a LangChain or LlamaIndex embedding, or a function that makes one; the folder of a
-            sentence-transformers model; or an object itself.
+        source: as `embedder_named` takes it; None for the bundled one; or an object itself.
         max_tokens: its context, special tokens included. Needed where it does not tell.
         texts_at_once: texts in one call.
 
     Raises:
         InputError: there is no such embedder, or its context is unknown or too short for two chunks.
+        MissingExtraError: as `embedder_named`.
     """
     name = source if isinstance(source, str) else BUNDLED if source is None else type(source).__qualname__
-    embedder = as_embedder(_object(source) if isinstance(source, str) else source or load_embedder())
+    embedder = as_embedder(embedder_named(source) if isinstance(source, str) else source or load_embedder())
     inner = embedder.source if isinstance(embedder, WrappedEmbedder) else embedder
     known, count_tokens = context_of(inner)
     limit = max_tokens or known
@@ -110,24 +106,3 @@ def open_base(source: Any = None, *, max_tokens: int | None = None, texts_at_onc
         raise InputError(f"max_tokens is {limit}: too short a context for a teacher vector of two chunks.")
     exact = count_tokens is not None
     return Base(name, embedder, room, count_tokens or load_embedder().count_tokens, exact, texts_at_once)
-
-
-def _object(name: str) -> Any:
-    if name == BUNDLED:
-        return load_embedder()
-    if Path(name).is_dir():
-        library = require(
-            "sentence_transformers",
-            extra="train",
-            purpose=f"The model folder {name}",
-            package="sentence-transformers",
-        )
-        return library.SentenceTransformer(name)
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not attribute:
-        raise InputError(
-            f"There is no embedder {name!r}. Pass {BUNDLED!r}, the folder of a sentence-transformers model, "
-            "or the import path of an embedding object, such as 'my_module:embeddings'."
-        )
-    found = imported(module_name, attribute, what="embedder")
-    return found() if inspect.isfunction(found) else found

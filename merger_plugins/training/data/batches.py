@@ -29,10 +29,12 @@ Batch = dict[str, NDArray[Any]]
     teacher (b, d) float32                   five_twelve_to_one, ten_to_one
     masked (b, n) bool, follows (b,) int64   self_supervised: what is hidden; 0 where the history is false
 
-ten_to_one may add longer sequences, ``nested_*`` and ``retrieval_*``, each with the first three arrays and::
+ten_to_one may add longer sequences, ``nested_*``, ``beyond_*`` and ``retrieval_*``, each with the first three
+arrays and::
 
     parts (b, g, k) int64                    a division into g parts: places of their vectors, -1 where padded
     other (b, g', k') int64                  nested: another division; (b, 1, n) where the whole fits at once
+    target (b, d) float32                    beyond: the mean of all chunks
     queries (b, d) float32, articles (b,)    retrieval: the query of each sequence, the article of each
 """
 
@@ -40,6 +42,9 @@ _CANDIDATES = 8
 """Batches' worth of sequences, of which one batch takes those of similar length."""
 
 _FEWEST_HISTORY = 4
+
+_LOPSIDED = 0.25
+"""Share of the divisions that are one part and single vectors."""
 
 
 class Batches:
@@ -87,6 +92,17 @@ class Batches:
             self._queries = _Draw(
                 np.arange(len(corpus.queries)), corpus.probabilities(corpus.query_article, shares)
             )
+            if isinstance(stage, TenToOne) and stage.beyond:
+                self._context = int(corpus.window_count.max())
+                long = np.flatnonzero(corpus.lengths > self._context)
+                if not len(long) or stage.longest <= self._context:
+                    raise InputError(
+                        f"{name}.beyond is {stage.beyond}, {name}.longest {stage.longest}, and the longest "
+                        f"of these texts has {corpus.lengths.max()} chunks; the embedder's context holds "
+                        f"{self._context}. Name longer texts, raise longest and data.max_chunks, or leave "
+                        "beyond out."
+                    )
+                self._long = _Draw(long, corpus.probabilities(long, shares))
         if name == FIVE_TWELVE:
             self._children = _children(corpus.node_parent)
 
@@ -211,6 +227,10 @@ class Batches:
             drawn = self._articles(rng, stage.nested_size)
             batch |= _named("nested", self._nested(drawn, rng))
             used.append(drawn)
+        if stage.beyond:
+            drawn = self._long(rng, stage.beyond_size)
+            batch |= _named("beyond", self._beyond(stage, drawn, rng))
+            used.append(drawn)
         if stage.retrieval:
             queries = self._queries(rng, stage.batch_size)
             drawn = corpus.query_article[queries]
@@ -228,6 +248,31 @@ class Batches:
         batch["parts"] = _stacked([_division(int(n), window, rng) for n in lengths])
         other = [[np.arange(n)] if whole else _division(int(n), window, rng) for n in lengths]
         return batch | {"other": _stacked(other)}
+
+    def _beyond(self, stage: TenToOne, articles: Ints, rng: np.random.Generator) -> Batch:
+        """Openings of articles that the teacher's context does not hold, and the mean of their chunks.
+
+        Half of them grow: a first part is there as its mean, which is where a merge of that much arrives.
+        """
+        window = self.window or stage.longest
+        sequences, parts, targets = [], [], []
+        for article in articles.tolist():
+            vectors, masses = self.corpus.sequence(article, stage.longest)
+            count = int(rng.integers(self._context + 1, len(vectors) + 1))
+            vectors, masses = unit(vectors[:count]), masses[:count]
+            weights = masses.copy()
+            weights[: self._context] *= stage.opening
+            targets.append(unit(weights @ vectors))
+            if rng.random() < 0.5:
+                part = count - int(rng.integers(1, min(window - 1, count - self._context) + 1))
+                root = unit(weights[:part] @ vectors[:part])
+                vectors = np.concatenate([root[None], vectors[part:]])
+                masses = np.concatenate([masses[:part].sum(keepdims=True), masses[part:]])
+                parts.append([np.arange(len(vectors))])
+            else:
+                parts.append(_division(count, window, rng))
+            sequences.append((vectors, masses))
+        return _padded(sequences) | {"parts": _stacked(parts), "target": np.stack(targets)}
 
     def _retrieval(self, stage: TenToOne, queries: Ints, rng: np.random.Generator) -> Batch:
         """Passages around what the queries were made from, divided as the tree divides them."""
@@ -299,7 +344,14 @@ def _children(parents: Ints) -> dict[int, list[int]]:
 
 
 def _division(count: int, window: int, rng: np.random.Generator) -> list[Ints]:
-    """0 .. count - 1 cut at random places into at most `window` parts of at most `window` each."""
+    """0 .. count - 1 cut at random places into at most `window` parts of at most `window` each.
+
+    Some are lopsided: a first part, then single vectors, as where a text grows chunk by chunk.
+    """
+    shortest, longest = max(2, count - window + 1), min(window, count - 1)
+    if shortest <= longest and rng.random() < _LOPSIDED:
+        first = int(rng.integers(shortest, longest + 1))
+        return np.split(np.arange(count), np.arange(first, count))
     least = -(-count // window)
     parts = int(rng.integers(max(least, min(2, count)), min(window, count) + 1))
     sizes = 1 + rng.multinomial(count - parts, [1 / parts] * parts)
