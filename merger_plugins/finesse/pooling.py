@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -149,53 +150,28 @@ class PooledMerger(RivalMerger):
         return unit(directions)
 
 
-class RolledMerger(SequenceMerger):
-    """A merger whose every merge goes through the tree, or through a chain.
+class _Around(SequenceMerger):
+    """A merger inside another, which says what becomes of sequences before or while they are merged."""
 
-    Args:
-        merger: makes the merges.
-        strategy: ``"tree"``, ``"chain"`` or ``"flat"``, as `RollingMerge` takes it.
-    """
-
-    def __init__(self, merger: SequenceMerger, strategy: Strategy) -> None:
+    def __init__(self, merger: SequenceMerger, fingerprint: str) -> None:
         self.merger = merger
-        self.strategy: Strategy = strategy
         self.dimension = merger.dimension
         self.window = None
         self.context_weights = merger.context_weights
         self._lazy_carry = merger._lazy_carry
-        self.fingerprint = fingerprint_of(
-            {"kind": "rolled", "merger": merger.fingerprint, "strategy": strategy}, {}
-        )
-
-    def __repr__(self) -> str:
-        return f"RolledMerger({self.merger!r}, {self.strategy!r})"
+        self.fingerprint = fingerprint
 
     @property
     def fanout(self) -> int:
         """As the merger's."""
         return self.merger.fanout
 
-    def merge(self, vectors: MatrixLike, *, masses: MassesLike | None = None) -> Vector:
-        """As `SequenceMerger.merge`, by `RollingMerge`."""
-        array = as_matrix(vectors, self.dimension)
-        rolling = self.merger.rolling(strategy=self.strategy)
-        rolling.extend(array, masses=as_masses(masses, len(array)))
-        return rolling.vector
-
-    def _merge_ragged(self, sequences: Ragged) -> Matrix:
-        merged = np.empty((len(sequences.rows), sequences.vectors.shape[1]), np.float32)
-        for row, start, length in zip(sequences.rows, sequences.starts, sequences.lengths, strict=True):
-            part = slice(int(start), int(start + length))
-            merged[row] = self.merge(sequences.vectors[part], masses=sequences.masses[part])
-        return merged
-
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the merger; the strategy is not part of it."""
+        """Write the merger; what is around it is not part of that."""
         return self.merger.save(folder)
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the merger; the strategy is not part of it."""
+        """Write the merger; what is around it is not part of that."""
         return self.merger.export(folder)
 
     def _merge_batch(self, batch: Batch) -> Matrix:
@@ -216,6 +192,75 @@ class RolledMerger(SequenceMerger):
 
     def _out(self, directions: Matrix) -> Matrix:
         return self.merger._out(directions)
+
+
+class RolledMerger(_Around):
+    """A merger whose every merge goes through the tree, or through a chain.
+
+    Args:
+        merger: makes the merges.
+        strategy: ``"tree"``, ``"chain"`` or ``"flat"``, as `RollingMerge` takes it.
+    """
+
+    def __init__(self, merger: SequenceMerger, strategy: Strategy) -> None:
+        self.strategy: Strategy = strategy
+        super().__init__(
+            merger,
+            fingerprint_of({"kind": "rolled", "merger": merger.fingerprint, "strategy": strategy}, {}),
+        )
+
+    def __repr__(self) -> str:
+        return f"RolledMerger({self.merger!r}, {self.strategy!r})"
+
+    def merge(self, vectors: MatrixLike, *, masses: MassesLike | None = None) -> Vector:
+        """As `SequenceMerger.merge`, by `RollingMerge`."""
+        array = as_matrix(vectors, self.dimension)
+        rolling = self.merger.rolling(strategy=self.strategy)
+        rolling.extend(array, masses=as_masses(masses, len(array)))
+        return rolling.vector
+
+    def _merge_ragged(self, sequences: Ragged) -> Matrix:
+        merged = np.empty((len(sequences.rows), sequences.vectors.shape[1]), np.float32)
+        for row, start, length in zip(sequences.rows, sequences.starts, sequences.lengths, strict=True):
+            part = slice(int(start), int(start + length))
+            merged[row] = self.merge(sequences.vectors[part], masses=sequences.masses[part])
+        return merged
+
+
+class RisingMerger(_Around):
+    """A merger to which chunk j counts j ** power times its mass, j from 1 on.
+
+    A vector of n equal parts is nearer to its chunks the fewer they are, so FINESSE's Bottom-Up, which looks
+    at one chunk in ever longer sequences, trails Top-Down; where new chunks enter with more, it trails less.
+
+    Args:
+        merger: makes the merges.
+        power: 0 changes nothing.
+    """
+
+    def __init__(self, merger: SequenceMerger, power: float = 0.5) -> None:
+        self.power = power
+        super().__init__(
+            merger, fingerprint_of({"kind": "rising", "merger": merger.fingerprint, "power": power}, {})
+        )
+
+    def __repr__(self) -> str:
+        return f"RisingMerger({self.merger!r}, {self.power})"
+
+    def merge(self, vectors: MatrixLike, *, masses: MassesLike | None = None) -> Vector:
+        """As `SequenceMerger.merge`."""
+        array = as_matrix(vectors, self.dimension)
+        return self.merger.merge(array, masses=self._risen(as_masses(masses, len(array)), np.zeros(1, int)))
+
+    def _merge_ragged(self, sequences: Ragged) -> Matrix:
+        starts = np.repeat(sequences.starts, sequences.lengths)
+        return self.merger._merge_ragged(replace(sequences, masses=self._risen(sequences.masses, starts)))
+
+    def _risen(self, masses: Vector, starts: NDArray[np.intp]) -> Vector:
+        """(N,) masses -> (N,), for sequences that begin at `starts`, (N,) or one for all."""
+        places = np.arange(1, len(masses) + 1) - starts
+        risen: Vector = (masses * places**self.power).astype(np.float32)
+        return risen
 
 
 def unweighted_mean() -> PooledMerger:

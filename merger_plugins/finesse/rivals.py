@@ -32,6 +32,7 @@ from merger_plugins.finesse.collections import (
 )
 from merger_plugins.finesse.embedding import Embeddings
 from merger_plugins.finesse.pooling import (
+    RisingMerger,
     RolledMerger,
     centred_mean,
     first_and_mean,
@@ -341,6 +342,11 @@ for _rival in (
     Merging("calibrated, tree", "the same through the tree", lambda s: RolledMerger(calibrated(s), "tree")),
     Merging(
         "calibrated, chain", "the same, one after another", lambda s: RolledMerger(calibrated(s), "chain")
+    ),
+    Merging(
+        "calibrated, rising",
+        "later chunks count more, chunk j √j times",
+        lambda sample: RisingMerger(calibrated(sample)),
     ),
     Merging("synthesizer", "the bundled trained merger", _synthesizer, SYNTHESIZER, MiniLMEmbedder.dimension),
     Merging(

@@ -9,7 +9,7 @@ from merger_plugins import CalibratedMerger, MeanMerger, load_merger
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError
 from merger_plugins.finesse.collections import Collection, Units, joined, units
 from merger_plugins.finesse.embedding import Embeddings
-from merger_plugins.finesse.pooling import RolledMerger, whitened_mean
+from merger_plugins.finesse.pooling import RisingMerger, RolledMerger, whitened_mean
 from merger_plugins.finesse.rivals import (
     BASELINE,
     Embedded,
@@ -127,6 +127,17 @@ def test_strategies_are_those_of_rolling_merges(woods: Collection):
     np.testing.assert_array_equal(tree, rolling.vector)
     assert 0.3 < float(chain @ flat) < 0.9999
     assert len({RolledMerger(merger, s).fingerprint for s in ("flat", "tree", "chain")}) == 3
+
+
+def test_later_chunks_count_more_where_masses_rise(woods: Collection):
+    merger = calibrated(woods.sequences())
+    vectors, masses = woods.chunks[:9], woods.masses[:9]
+    expected = merger.merge(vectors, masses=masses * np.sqrt(np.arange(1, 10)))
+    np.testing.assert_allclose(RisingMerger(merger).merge(vectors, masses=masses), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        RisingMerger(merger, 0).merge(vectors, masses=masses), merger.merge(vectors, masses=masses), atol=1e-6
+    )
+    assert RisingMerger(merger).fingerprint not in (merger.fingerprint, RisingMerger(merger, 0).fingerprint)
 
 
 def test_rivals_of_a_collection_have_fingerprints_of_their_own(woods: Collection):
