@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DATA_VARIABLE = "MERGER_PLUGINS_DATA"
 CACHE_VARIABLE = "MERGER_PLUGINS_CACHE"
 
+_NAMED = "NAME|FOLDER|MODULE:ATTRIBUTE"
+_BUNDLED = "all-MiniLM-L6-v2"
 _RESULTS = "bench-results"
 _DEFAULT_CACHE = "~/.cache/merger-plugins"
 _COLUMNS, _CELL = 4, 16
@@ -31,8 +33,27 @@ def command(
     merger: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME|FOLDER|MODULE:ATTRIBUTE",
+            metavar=_NAMED,
             help="Measure this merger; may be given several times. Without it, only its rivals are.",
+        ),
+    ] = None,
+    embedder: Annotated[
+        str,
+        typer.Option(
+            metavar=_NAMED,
+            help="The embedding model whose vectors are merged: the bundled one by default, the folder of a "
+            "sentence-transformers model, or the import path of an embedding object.",
+        ),
+    ] = _BUNDLED,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=3, help="The embedder's context, where it does not tell.")
+    ] = None,
+    native: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=_NAMED,
+            help="Measure this embedding model, too, on whole texts, as far as its context goes; may be "
+            "given several times.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer texts, samples and rivals: minutes.")] = False,
@@ -85,10 +106,10 @@ def command(
     """
     hint = "The same command goes on after the last finished step."
     with running("bench", as_json=as_json, interrupted=hint) as shown:
-        from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of
+        from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of, left_out
         from merger_plugins.finesse.bench_results import load_bench
         from merger_plugins.finesse.embedding import Embeddings
-        from merger_plugins.finesse.naming import rival_named
+        from merger_plugins.finesse.naming import native_named, rival_named
         from merger_plugins.finesse.plan import settings
         from merger_plugins.finesse.report import dissect_bench, write
         from merger_plugins.finesse.tasks import Source
@@ -101,11 +122,15 @@ def command(
         folder, tasks, skipped = _data(data, task or (), vectors, quick=quick)
         for sentence in skipped:
             shown.note(sentence)
-        with shown.waiting("loading mergers"):
-            source = Source(folder, Embeddings(folder=vectors))
-            asked = [rival_named(name) for name in merger or ()]
-            entries = chosen_rivals(asked, dimension_of(source), quick=quick, names=rival or ())
-            planned = Bench(sizes, tasks, source, entries, skipped)
+        with shown.waiting("loading mergers and embedders"):
+            base = Embeddings.named(embedder, vectors, max_tokens=max_tokens)
+            source = Source(folder, base)
+            asked = [*map(rival_named, merger or ()), *(native_named(name, base) for name in native or ())]
+            entries = chosen_rivals(
+                asked, dimension_of(source), quick=quick, names=rival or (), ours=base.bundled
+            )
+            absent = [] if rival else left_out(entries, source, quick=quick)
+            planned = Bench(sizes, tasks, source, entries, [*skipped, *absent])
         for sentence in planned.skipped[len(skipped) :]:
             shown.note(sentence)
         path = planned.path(Path(output))

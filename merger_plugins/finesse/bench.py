@@ -16,7 +16,7 @@ from merger_plugins.finesse.files import document_hash
 from merger_plugins.finesse.laboratory import Laboratory
 from merger_plugins.finesse.naming import Entry, entry
 from merger_plugins.finesse.plan import QUICK_RIVALS, BenchSettings, Planned, steps, task_record
-from merger_plugins.finesse.rivals import Rival, rivals
+from merger_plugins.finesse.rivals import Rival, rivals, unfit
 from merger_plugins.finesse.tasks import Source, Task
 
 Progress = Callable[[str, int, int, Step | None], None]
@@ -27,15 +27,21 @@ _TOO_SMALL = (InputError, EmptyInputError)
 
 
 def chosen_rivals(
-    asked: Sequence[Rival], dimension: int, *, quick: bool, names: Iterable[str] = ()
+    asked: Sequence[Rival],
+    dimension: int,
+    *,
+    quick: bool,
+    names: Iterable[str] = (),
+    ours: bool = True,
 ) -> list[Entry]:
     """The rivals of a run: those that the user asked for first.
 
     Args:
-        asked: by the user, with `rival_named`.
+        asked: by the user, with `rival_named` or `native_named`.
         dimension: of the base embedder's vectors.
         quick: whether the few of the quick run are put beside them, or all.
         names: put these beside them instead.
+        ours: whether the base embedder is the bundled one, for which bundled models are.
 
     Raises:
         DimensionError: a merger that was asked for has another dimension.
@@ -47,14 +53,32 @@ def chosen_rivals(
     if chosen := list(names):
         beside = rivals(chosen)
     else:
-        known = rivals(dimension=dimension)
-        beside = [rival for rival in known if not quick or rival.name in QUICK_RIVALS]
+        absent = unfit(dimension, ours=ours)
+        fit = (rival for rival in rivals() if rival.name not in absent)
+        beside = [rival for rival in fit if not quick or rival.name in QUICK_RIVALS]
     others = [rival for rival in beside if own.get(rival.name) is not rival]
     if double := [rival.name for rival in others if rival.name in own]:
         raise InputError(f"{double[0]!r} is the name of a known rival; give the merger another one.")
     return [
         *(entry(rival, dimension, asked=True) for rival in asked),
         *(entry(rival, dimension, asked=False) for rival in others),
+    ]
+
+
+def left_out(entries: Sequence[Entry], source: Source, *, quick: bool) -> list[str]:
+    """Sentences on the known rivals that such a base embedder, or this installation, leaves out.
+
+    Args:
+        entries: of the run.
+        source: with the base embedder.
+        quick: as `chosen_rivals` takes it.
+    """
+    there = {entry.rival.name for entry in entries}
+    absent = unfit(dimension_of(source), ours=source.embed.bundled)
+    return [
+        f"skipped: the rival {name}: {reason}"
+        for name, reason in absent.items()
+        if name not in there and (not quick or name in QUICK_RIVALS)
     ]
 
 
@@ -99,7 +123,7 @@ class Bench:
             if axis not in served
         ]
         self.skipped = (*skipped, *unserved)
-        embedder = source.embed.embedder
+        embed = source.embed
         self.run: dict[str, Any] = {
             "settings": settings.to_dict(),
             "rivals": [
@@ -114,9 +138,10 @@ class Bench:
             ],
             "tasks": [task_record(task) for task in tasks],
             "embedder": {
-                "name": str(getattr(embedder, "name", type(embedder).__qualname__)),
-                "fingerprint": source.embed.fingerprint,
+                "name": embed.name,
+                "fingerprint": embed.fingerprint,
                 "dimension": dimension_of(source),
+                "context": embed.context,
             },
             **environment(),
         }

@@ -9,14 +9,15 @@
       rivals       for each: name, about, fingerprint and output (see `Entry`; null for one that does not
                    merge), asked (true where the user named it)
       tasks        for each: name, kind, files, revision, split, metric, language, licence, source
-      embedder     name, fingerprint, dimension
+      embedder     name, fingerprint, dimension, context (tokens, or null)
       versions, hardware
     skipped        sentences: what was not measured, and why
     steps          by name, such as "retrieval, covidqa" or "finesse, mean", in the order measured:
       axis, task, seconds, skipped (a sentence where there are no records, or null)
       records      each: axis, task, rival, metric, value, low, high (95%), n, along, at (see `Record`),
                    items and groups (ids in arrays, or null)
-    finesse        by rival: the whole document of `results.py`, for td and bu of every sample
+    finesse        by rival: the whole document of `results.py`, for td and bu of every sample; in native mode
+                   where an embedder of whole texts was measured
     arrays         by id: base64 of zlib of little-endian float32 (items) or int32 (groups)
     peak_megabytes the most memory that the process held, null where the system does not tell
     complete       false while a run goes on
@@ -25,7 +26,8 @@
 
 Records of the axis ``"finesse"`` have ``along = "chunks"``, ``at`` the length, and the metrics ``finesse``,
 ``rss``, ``td``, ``bu`` (q1q3) with ``finesse, medians`` and so on (q2q2), ``srs``; without ``along`` they are
-averages over all lengths. Items of two rivals at the same subject are of the same samples.
+averages over all lengths, which a rival that was not measured at all of them does not have. Items of two
+rivals at the same subject are of the same samples.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from merger_plugins.finesse.files import document_hash, read_result, sealed, wri
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.results import FinesseResult, from_json
 from merger_plugins.finesse.scoring import GAPS, Gap
+from merger_plugins.finesse.settings import FinesseSettings
 
 FORMAT: Final = 1
 BENCHMARK: Final = "bench"
@@ -102,7 +105,12 @@ class BenchResult:
     @property
     def reasons(self) -> list[str]:
         """Everything that was not measured, and why."""
-        return [*self.skipped, *(step.skipped for step in self.steps.values() if step.skipped)]
+        lengths = (
+            f"skipped: finesse, {name}: {reason}"
+            for name, result in self.finesse.items()
+            for reason in result.skipped.values()
+        )
+        return [*self.skipped, *(step.skipped for step in self.steps.values() if step.skipped), *lengths]
 
     @property
     def scores_hash(self) -> str:
@@ -164,35 +172,41 @@ def bench_from_json(document: Mapping[str, Any]) -> BenchResult:
     )
 
 
-def finesse_records(result: FinesseResult, task: str, rival: str) -> list[Record]:
+def finesse_records(
+    result: FinesseResult, task: str, rival: str, asked: FinesseSettings | None = None
+) -> list[Record]:
     """The figures of a FINESSE run as records, so that they are compared as all others are.
 
     Args:
-        result: the run of one merger.
+        result: the run of one merger, or of an embedder.
         task: the name of the articles.
         rival: the name of the merger.
+        asked: an average over lengths is given where all of these settings' lengths were measured; those of
+            the run for None.
     """
-    seed = int(result.run["settings"]["seed"])
+    settings = result.run["settings"]
+    seed = int(settings["seed"])
+    lengths = settings["lengths"] if asked is None else asked.lengths
+    order_lengths = settings["order_lengths"] if asked is None else asked.order_lengths
     found: list[Record] = []
 
-    def add(metric: str, each: Mapping[int, Sequence[float]]) -> None:
-        if not each:
-            return
+    def add(metric: str, each: Mapping[int, Sequence[float]], whole: Iterable[int]) -> None:
         where = ("finesse", task, rival, metric)
-        found.append(
-            Record.of(*where, np.concatenate([np.asarray(part) for part in each.values()]), seed=seed)
-        )
+        if each and set(each) >= set(whole):
+            found.append(
+                Record.of(*where, np.concatenate([np.asarray(part) for part in each.values()]), seed=seed)
+            )
         for length, part in each.items():
             found.append(Record.of(*where, np.asarray(part), along="chunks", at=length, seed=seed))
 
     for gap in GAPS:
         suffix = _GAP_NAMES[gap]
-        lengths = result.lengths.items()
-        add(f"finesse{suffix}", {length: part.finesse(gap) for length, part in lengths})
-        add(f"rss{suffix}", {length: part.rss(gap) for length, part in lengths})
-        add(f"td{suffix}", {length: part.td[gap] for length, part in lengths})
-        add(f"bu{suffix}", {length: part.bu[gap] for length, part in lengths})
-        add(f"srs{suffix}", {length: part.srs(gap) for length, part in result.orders.items()})
+        parts = result.lengths.items()
+        add(f"finesse{suffix}", {length: part.finesse(gap) for length, part in parts}, lengths)
+        add(f"rss{suffix}", {length: part.rss(gap) for length, part in parts}, lengths)
+        add(f"td{suffix}", {length: part.td[gap] for length, part in parts}, lengths)
+        add(f"bu{suffix}", {length: part.bu[gap] for length, part in parts}, lengths)
+        add(f"srs{suffix}", {length: part.srs(gap) for length, part in result.orders.items()}, order_lengths)
     return found
 
 

@@ -217,21 +217,21 @@ def judge(result: BenchResult, baseline: BenchResult) -> Judged:
 
 
 def main_figures(records: Iterable[Record]) -> list[Record]:
-    """What tables show: the main metrics, as a whole, or else at the largest setting of what was varied."""
+    """What tables show: the main metrics, as a whole, or else at the largest setting of what was varied.
+
+    Where a rival has no figure as a whole, as one that FINESSE could not measure at every length, the others
+    are shown at its largest setting, too.
+    """
     main = [record for record in records if record.metric in MAIN[record.axis]]
-    whole = {(record.axis, record.task, record.metric) for record in main if not record.along}
-    most: dict[tuple[str, str, str], float] = {}
+    whole = {(record.rival, _subject(record)[:3]) for record in main if not record.along}
+    most: dict[tuple[str, tuple[str, ...]], float] = {}
     for record in main:
-        key = record.axis, record.task, record.along
-        most[key] = max(most.get(key, -math.inf), record.at or 0.0)
+        key = record.rival, (*_subject(record)[:3], record.along)
+        if record.along and (record.rival, key[1][:3]) not in whole:
+            most[key] = max(most.get(key, -math.inf), record.at or 0.0)
+    shown = {(*what, at) for (_, what), at in most.items()}
     return [
-        record
-        for record in main
-        if not record.along
-        or (
-            (record.axis, record.task, record.metric) not in whole
-            and (record.at or 0.0) == most[record.axis, record.task, record.along]
-        )
+        record for record in main if not record.along or (*_subject(record)[:4], record.at or 0.0) in shown
     ]
 
 
@@ -239,7 +239,7 @@ def _check_alike(first: BenchResult, second: BenchResult) -> Iterator[str]:
     """Sentences on what may differ; refuses what may not."""
     for part in ("settings", "embedder"):
         mine, others = first.run[part], second.run[part]
-        names = (mine.keys() | others.keys()) - {"axes"}
+        names = (mine.keys() | others.keys()) - {"axes", "name"}  # an embedder is told by its fingerprint
         changed = [name for name in sorted(names) if mine.get(name) != others.get(name)]
         if changed:
             ways = [

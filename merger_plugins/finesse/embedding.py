@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,23 @@ from merger_plugins._artefact import open_artefact
 from merger_plugins._batching import as_matrix, unit
 from merger_plugins._extras import require
 from merger_plugins._types import Matrix
-from merger_plugins.embedders import MiniLMEmbedder, as_embedder, load_embedder
+from merger_plugins.embedders import Embedder, MiniLMEmbedder, WrappedEmbedder, as_embedder, load_embedder
+from merger_plugins.embedders.checked import context_of
+from merger_plugins.embedders.long_texts import UNKNOWN_TOKENIZER_MARGIN
 from merger_plugins.embedders.minilm import FOLDER
+from merger_plugins.embedders.naming import embedder_named
 from merger_plugins.errors import DocumentError, InputError
 
+SPECIAL_TOKENS = 2
+"""What models add to a text at its ends, out of their context."""
+
+_ASKED = (
+    "The harbour froze over in the second week of January.",
+    "def area(width, height): return width * height",
+    "Ein Lehrling stellte die Uhr um sieben Minuten vor.",
+    "어제 배운 노래를 오늘 다시 불렀다.",
+    "Почему река течёт на север?",
+)
 _SAME = 1e-6
 _NEAR_UNIT = 1e-3
 
@@ -83,32 +97,119 @@ def check_apart(vectors: Matrix, what: str) -> None:
         )
 
 
+def embedder_fingerprint(embedder: Embedder, context: int | None) -> str:
+    """16 hexadecimal digits that tell an embedder from others.
+
+    They are its own ``fingerprint``, where it has one. Otherwise they follow from its context and from the
+    signs of what it makes of a few sentences and of a text of 1,000 words: rounding changes hardly any.
+
+    Args:
+        embedder: as `as_embedder` gives it.
+        context: tokens that it reads of a text; None where it does not tell.
+
+    Raises:
+        InputError: its vectors are not finite, zero, or all the same.
+    """
+    if own := _own_fingerprint(embedder):
+        return own
+    long = " ".join(_ASKED[0] for _ in range(100))
+    documents = as_matrix(embedder.embed_documents([*_ASKED, long]), what="the embedder's answer")
+    check_apart(documents[: len(_ASKED)], f"The embedder's vectors of {len(_ASKED)} different texts")
+    queries = as_matrix([embedder.embed_query(text) for text in _ASKED[:2]], documents.shape[1])
+    signs = np.packbits(np.concatenate([documents, queries]) > 0).tobytes()
+    told = f"{documents.shape[1]} {context} ".encode()
+    return hashlib.sha256(told + signs).hexdigest()[:16]
+
+
 class Embeddings:
     """An embedder whose vectors are kept between runs.
 
     Args:
         embedder: any that `as_embedder` accepts; the bundled one for None.
         folder: where vectors are kept; None for nowhere.
-        fingerprint: tells this embedder from others in that folder; known of the bundled one.
+        fingerprint: tells this embedder from others in that folder; its own, where it has one, for None.
+        name: what results call it; its own name, or that of its class, for None.
+        max_tokens: its context, special tokens included; what it tells for None.
+
+    Attributes:
+        context: tokens that it reads of one text; None where nobody tells.
 
     Raises:
-        InputError: no known embedder, or a folder without the fingerprint that it takes.
+        InputError: no known embedder, a folder without the fingerprint that it takes, or a context that is
+            larger than the embedder's or too short for a chunk.
     """
 
     def __init__(
-        self, embedder: Any = None, folder: Path | None = None, *, fingerprint: str | None = None
+        self,
+        embedder: Any = None,
+        folder: Path | None = None,
+        *,
+        fingerprint: str | None = None,
+        name: str | None = None,
+        max_tokens: int | None = None,
     ) -> None:
-        self.embedder = load_embedder() if embedder is None else as_embedder(embedder)
-        self._queries_alike = isinstance(self.embedder, MiniLMEmbedder)
-        if fingerprint is None and isinstance(self.embedder, MiniLMEmbedder):
-            fingerprint = open_artefact(FOLDER).fingerprint
+        self.embedder: Embedder = load_embedder() if embedder is None else as_embedder(embedder)
+        fingerprint = fingerprint or _own_fingerprint(self.embedder)
         if folder is not None and fingerprint is None:
             raise InputError(
                 "Vectors of this embedder cannot be kept, as nothing tells it from others: pass "
                 "fingerprint=, such as the model's name and revision, or no folder."
             )
+        source = _source(self.embedder)
         self.folder = folder
         self.fingerprint = fingerprint
+        self.name = name or str(getattr(source, "name", type(source).__qualname__))
+        known, self._count = context_of(source)
+        self.context = _checked_context(self.name, known, max_tokens)
+
+    @classmethod
+    def named(cls, name: str, folder: Path | None = None, *, max_tokens: int | None = None) -> Embeddings:
+        """Those of an embedder that somebody names.
+
+        Args:
+            name: as `embedder_named` takes it.
+            folder: as above.
+            max_tokens: as above.
+
+        Raises:
+            InputError: as `embedder_named`, `embedder_fingerprint` or above.
+            MissingExtraError: as `embedder_named`.
+        """
+        embedder = as_embedder(embedder_named(name))
+        context = max_tokens or context_of(_source(embedder))[0]
+        return cls(
+            embedder,
+            folder,
+            fingerprint=embedder_fingerprint(embedder, context),
+            name=Path(name).resolve().name if Path(name).is_dir() else name,
+            max_tokens=max_tokens,
+        )
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it is the bundled embedder."""
+        return isinstance(self.embedder, MiniLMEmbedder)
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of the bundled tokenizer that it reads for certain; None where its context is unknown."""
+        if self.context is None:
+            return None
+        room = self.context - SPECIAL_TOKENS
+        return room if self.bundled else int(room / UNKNOWN_TOKENIZER_MARGIN)
+
+    def tokens_at_most(self, texts: Sequence[str], tokens: int) -> int:
+        """How much of its context the longest of some texts takes.
+
+        Args:
+            texts: at least one.
+            tokens: of the bundled tokenizer, that none of them exceeds.
+        """
+        if self.bundled:
+            return tokens
+        if self._count is None:
+            return math.ceil(tokens * UNKNOWN_TOKENIZER_MARGIN)
+        return max(map(self._count, texts))
 
     def __call__(self, name: str, texts: Sequence[str]) -> Matrix:
         """Embed texts, or read what an earlier run embedded from the same texts.
@@ -127,7 +228,7 @@ class Embeddings:
 
     def queries(self, name: str, texts: Sequence[str]) -> Matrix:
         """As a call, of search queries."""
-        return self._kept(name, list(texts), queries=not self._queries_alike)
+        return self._kept(name, list(texts), queries=not self.bundled)
 
     def _kept(self, name: str, texts: list[str], *, queries: bool) -> Matrix:
         if self.folder is None:
@@ -154,3 +255,24 @@ class Embeddings:
             check_apart(vectors, f"The embedder's vectors of {len(set(texts))} different texts")
         lengths = np.linalg.norm(vectors, axis=1)
         return vectors if np.abs(lengths - 1).max() < _NEAR_UNIT else unit(vectors)
+
+
+def _source(embedder: Embedder) -> Any:
+    return embedder.source if isinstance(embedder, WrappedEmbedder) else embedder
+
+
+def _own_fingerprint(embedder: Embedder) -> str | None:
+    if isinstance(embedder, MiniLMEmbedder):
+        return open_artefact(FOLDER).fingerprint
+    own = getattr(_source(embedder), "fingerprint", None)
+    return own if isinstance(own, str) and own else None
+
+
+def _checked_context(name: str, known: int | None, stated: int | None) -> int | None:
+    if stated is None:
+        return known
+    if known is not None and stated > known:
+        raise InputError(f"max_tokens is {stated}, and the embedder {name} reads {known} tokens at the most.")
+    if stated <= SPECIAL_TOKENS:
+        raise InputError(f"max_tokens is {stated}; {SPECIAL_TOKENS} are special tokens, so more are needed.")
+    return stated

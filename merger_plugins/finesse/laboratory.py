@@ -6,19 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from merger_plugins.chunking import CHUNK_TOKENS
-from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.finesse.axes import robustness
+from merger_plugins.finesse.axes.cost import cost
 from merger_plugins.finesse.axes.follow_ups import WAYS, follow_ups
 from merger_plugins.finesse.bench_results import finesse_records
 from merger_plugins.finesse.collections import Collection, Level
+from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.fits import Fits
 from merger_plugins.finesse.follow_ups import FollowUps
 from merger_plugins.finesse.naming import Entry
-from merger_plugins.finesse.probes import EmbeddedProbes, choose_probes, embed_probes
+from merger_plugins.finesse.probes import EmbeddedProbes, Probes, choose_probes, embed_probes
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.results import FinesseResult
-from merger_plugins.finesse.rivals import Rival
-from merger_plugins.finesse.run import run_finesse
+from merger_plugins.finesse.rivals import Embedded, Rival
+from merger_plugins.finesse.run import run_finesse, run_native
 from merger_plugins.finesse.settings import FinesseSettings
+from merger_plugins.finesse.synthesis import MergerSynthesis, NativeSynthesis, Synthesis
 from merger_plugins.finesse.tasks import Source, Task
 from merger_plugins.mergers.base import SequenceMerger
 
@@ -52,18 +55,23 @@ class Laboratory:
 
     source: Source
     entries: Sequence[Entry]
+    _fits: Fits = field(default_factory=Fits)
     _loaded: dict[str, Collection] = field(default_factory=dict)
     _probes: dict[str, tuple[EmbeddedProbes, FinesseSettings]] = field(default_factory=dict)
 
     @property
     def rivals(self) -> list[Rival]:
-        """All of them."""
-        return [entry.rival for entry in self.entries]
+        """All of them, each of which makes its merger once for a sample."""
+        return [self._fits.remembering(entry.rival) for entry in self.entries]
 
     @property
-    def merging(self) -> list[Rival]:
-        """Those that have a merger."""
-        return [entry.rival for entry in self.entries if entry.fingerprint is not None]
+    def scored(self) -> list[Rival]:
+        """Those that FINESSE can measure: with a merger, or an embedder of whole texts."""
+        return [
+            self._fits.remembering(entry.rival)
+            for entry in self.entries
+            if entry.output is not None or isinstance(entry.rival, Embedded)
+        ]
 
     def collection(self, task: Task) -> Collection:
         """A task's collection, loaded once.
@@ -78,6 +86,11 @@ class Laboratory:
     def on(self, axis: Axis, task: Task, **options: object) -> Callable[[], Measured]:
         """An axis on a collection, to be measured later."""
         return lambda: Measured(axis(self.rivals, self.collection(task), **options))
+
+    def cost(self, task: Task, *, repeats: int) -> Measured:
+        """What merging takes; every merger is made anew, as that is timed, too."""
+        rivals = [entry.rival for entry in self.entries]
+        return Measured(cost(rivals, self.collection(task), repeats=repeats))
 
     def on_levels(
         self, axis: Axis, task: Task, levels: Sequence[Level], **options: object
@@ -95,8 +108,7 @@ class Laboratory:
         """The follow-up questions; the trained gate only where its embedder made the vectors."""
         loaded = task.load(self.source)
         assert isinstance(loaded, FollowUps)
-        ours = isinstance(self.source.embed.embedder, MiniLMEmbedder)
-        ways = [way for way in WAYS if ours or not way.startswith(_TRAINED_GATE)]
+        ways = [way for way in WAYS if self.source.embed.bundled or not way.startswith(_TRAINED_GATE)]
         return Measured(follow_ups(self.rivals, loaded, ways=ways, seed=seed))
 
     def robustness(self, task: Task, *, seed: int) -> Measured:
@@ -125,14 +137,35 @@ class Laboratory:
         return Measured(robustness.languages(self.rivals, collections, seed=seed))
 
     def finesse(self, task: Task, rival: Rival, settings: FinesseSettings) -> Measured:
-        """FINESSE of one rival; its merger is calibrated on the probes, each an article of one chunk.
+        """FINESSE of one rival, in native mode of an embedder of whole texts.
+
+        A merger is calibrated on the probes, each an article of one chunk. In native mode order is measured
+        at the shortest length alone.
 
         Raises:
-            InputError: too few articles even for the smallest settings.
+            InputError: too few articles even for the smallest settings; in native mode, an embedder that does
+                not tell its context.
         """
         probes, fitting = self.probes(task, settings)
-        result = run_finesse(merger_on(probes, rival), probes, fitting)
-        return Measured(finesse_records(result, task.name, rival.name), {rival.name: result})
+        if isinstance(rival, Embedded):
+            shortest = replace(fitting, order_lengths=fitting.order_lengths[:1])
+            result = run_native(self._native(probes, rival), shortest)
+        else:
+            result = run_finesse(merger_on(probes, rival), probes, fitting)
+        return Measured(finesse_records(result, task.name, rival.name, fitting), {rival.name: result})
+
+    def synthesis(self, probes: EmbeddedProbes, rival: Rival) -> Synthesis:
+        """What FINESSE measures of a rival.
+
+        Raises:
+            InputError: in native mode, an embedder that does not tell its context.
+        """
+        if isinstance(rival, Embedded):
+            return NativeSynthesis(self._native(probes, rival))
+        return MergerSynthesis(merger_on(probes, rival), probes)
+
+    def _native(self, probes: EmbeddedProbes, rival: Embedded) -> EmbeddedProbes:
+        return probes if rival.embeddings is None else _embedded(probes.probes, rival.embeddings)
 
     def probes(self, task: Task, settings: FinesseSettings) -> tuple[EmbeddedProbes, FinesseSettings]:
         """Probes of a task's articles, drawn once, and the settings that so many suffice for.
@@ -149,11 +182,11 @@ class Laboratory:
         assert isinstance(articles, list)
         fitting = smaller(settings, len(articles))
         probes = choose_probes(articles, fitting.probes, tokens=CHUNK_TOKENS, seed=settings.seed)
-        embed = self.source.embed
-        return (
-            embed_probes(probes, embed.embedder, folder=embed.folder, fingerprint=embed.fingerprint),
-            fitting,
-        )
+        return _embedded(probes, self.source.embed), fitting
+
+
+def _embedded(probes: Probes, embed: Embeddings) -> EmbeddedProbes:
+    return embed_probes(probes, embed, tokens=embed.tokens_at_most(probes.texts, probes.tokens))
 
 
 def merger_on(probes: EmbeddedProbes, rival: Rival) -> SequenceMerger:

@@ -13,7 +13,8 @@ import numpy as np
 from merger_plugins._batching import unit
 from merger_plugins._importing import imported
 from merger_plugins.errors import DimensionError, InputError
-from merger_plugins.finesse.rivals import Merging, Rival, rivals
+from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.rivals import TRUNCATION, Embedded, Merging, Rival, rivals
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.loading import load_merger
@@ -25,10 +26,10 @@ class Entry:
 
     Attributes:
         rival: what is measured.
-        fingerprint: tells its merger from others, on a sample that is always the same; None for a rival that
-            does not merge.
+        fingerprint: tells its merger from others, on a sample that is always the same, or its embedder; None
+            for a rival that has neither of its own.
         output: a hash of what its merger makes of that sample, as somebody's own merger may change and keep
-            its fingerprint; None as above.
+            its fingerprint; None for a rival that does not merge.
         asked: whether the user named it.
     """
 
@@ -59,6 +60,27 @@ def rival_named(name: str) -> Rival:
     return _rival(Path(name).name, load_merger(name))
 
 
+def native_named(name: str, base: Embeddings) -> Rival:
+    """An embedder of whole texts as a rival.
+
+    Args:
+        name: as `embedder_named` takes it.
+        base: the base embedder, beside whose vectors its own are kept.
+
+    Returns:
+        The rival "truncation" where it is the base embedder itself.
+
+    Raises:
+        InputError: as `Embeddings.named`.
+        MissingExtraError: as `embedder_named`.
+    """
+    found = Embeddings.named(name, base.folder)
+    if found.fingerprint == base.fingerprint:
+        return rivals([TRUNCATION])[0]
+    reads = "context unknown" if found.context is None else f"{found.context:,} tokens"
+    return Embedded(f"{found.name}, native", f"{found.name} on the text itself ({reads})", found)
+
+
 def entry(rival: Rival, dimension: int, *, asked: bool) -> Entry:
     """A rival with its fingerprint.
 
@@ -78,7 +100,8 @@ def entry(rival: Rival, dimension: int, *, asked: bool) -> Entry:
     if merger is not None and merger.dimension not in (dimension, None):
         raise DimensionError(_other_dimension(rival, merger.dimension, dimension))
     if merger is None:
-        return Entry(rival, None, None, asked)
+        own = rival.embeddings if isinstance(rival, Embedded) else None
+        return Entry(rival, None if own is None else own.fingerprint, None, asked)
     merged = np.round(merger.merge_many(sample), 4) + 0.0  # no minus before a zero
     return Entry(rival, merger.fingerprint, hashlib.sha256(merged.tobytes()).hexdigest()[:16], asked)
 

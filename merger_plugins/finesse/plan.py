@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from merger_plugins.errors import InputError
 from merger_plugins.finesse.axes.associativity import TREES, associativity
-from merger_plugins.finesse.axes.cost import REPEATS, cost
+from merger_plugins.finesse.axes.cost import REPEATS
 from merger_plugins.finesse.axes.extrapolation import extrapolation
 from merger_plugins.finesse.axes.fidelity import fidelity
 from merger_plugins.finesse.axes.order import order
@@ -169,7 +169,7 @@ def _of_axis(axis: str, chosen: BenchSettings, tasks: Sequence[Task], lab: Labor
     seed = chosen.seed
     if axis == "finesse":
         for task in _of_kind("articles", tasks)[:1]:
-            for rival in lab.merging:
+            for rival in lab.scored:
                 name = f"finesse, {rival.name}"
                 yield Planned(name, axis, task.name, partial(lab.finesse, task, rival, chosen.finesse))
     elif axis == "retrieval":
@@ -187,7 +187,7 @@ def _of_axis(axis: str, chosen: BenchSettings, tasks: Sequence[Task], lab: Labor
             yield _on(axis, task, lab.on(associativity, task, trees=chosen.trees, seed=seed))
     elif axis == "cost":
         for task in closely[:1]:
-            yield _on(axis, task, lab.on(cost, task, repeats=chosen.repeats))
+            yield _on(axis, task, partial(lab.cost, task, repeats=chosen.repeats))
     elif axis == "follow-ups":
         for task in _of_kind("follow-ups", tasks):
             yield _on(axis, task, partial(lab.follow_ups, task, seed=seed))

@@ -23,8 +23,7 @@ import numpy as np
 from merger_plugins._batching import unit
 from merger_plugins._types import Matrix
 from merger_plugins.chunking import CHUNK_TOKENS
-from merger_plugins.embedders import Embedder, WrappedEmbedder, as_embedder, load_embedder
-from merger_plugins.embedders.checked import context_of
+from merger_plugins.embedders import Embedder, load_embedder
 from merger_plugins.errors import DocumentError, InputError
 from merger_plugins.finesse.embedding import Embeddings, jsonl_rows
 
@@ -89,6 +88,7 @@ class EmbeddedProbes:
         name: of the embedder.
         fingerprint: of the embedder; None where it has none.
         context: tokens that the embedder reads of one text; None where it does not tell.
+        tokens: of that context, that a probe takes at the most.
         vectors: (n, d) float32, unit rows.
         mean_cosine: over all pairs of different probes.
     """
@@ -98,6 +98,7 @@ class EmbeddedProbes:
     name: str
     fingerprint: str | None
     context: int | None
+    tokens: int
     vectors: Matrix
     mean_cosine: float
 
@@ -198,6 +199,7 @@ def embed_probes(
     name: str | None = None,
     fingerprint: str | None = None,
     context: int | None = None,
+    tokens: int | None = None,
 ) -> EmbeddedProbes:
     """Embed probes and measure whether they are independent; warns where they are not.
 
@@ -205,11 +207,13 @@ def embed_probes(
 
     Args:
         probes: the texts, at least 2.
-        embedder: any that `as_embedder` accepts; the bundled one for None.
+        embedder: any that `as_embedder` accepts, or `Embeddings`, which say all of the below; the bundled
+            one for None.
         folder: where vectors are kept between runs; None for nowhere.
         name: what result files call the embedder; its own name for None.
         fingerprint: what tells it from other models; that of the object, where it has one, for None.
         context: tokens that it reads of one text; what the object tells for None.
+        tokens: of those, that a probe takes; what the probes were cut to for None.
 
     Raises:
         InputError: fewer than 2 probes, vectors that are not finite, zero or all the same, or a folder for
@@ -217,24 +221,26 @@ def embed_probes(
     """
     if len(probes) < 2:
         raise InputError(f"{len(probes)} probes arrived; at least 2 are needed to compare them.")
-    model = load_embedder() if embedder is None else as_embedder(embedder)
-    source = model.source if isinstance(model, WrappedEmbedder) else model
-    embeddings = Embeddings(model, folder, fingerprint=fingerprint or getattr(source, "fingerprint", None))
+    if isinstance(embedder, Embeddings):
+        embeddings = embedder
+    else:
+        embeddings = Embeddings(embedder, folder, fingerprint=fingerprint, name=name, max_tokens=context)
     vectors = unit(embeddings("probes", probes.texts))
-    called = name or str(getattr(source, "name", type(source).__qualname__))
     mean = mean_cosine(vectors)
     if mean > INDEPENDENT:
         warnings.warn(
-            f"The mean cosine between probes is {mean:.3f}, above {INDEPENDENT}: to {called} these texts are "
-            "not independent, and scores are lower than they would be. Its languages may be others.",
+            f"The mean cosine between probes is {mean:.3f}, above {INDEPENDENT}: to {embeddings.name} these "
+            "texts are not independent, and scores are lower than they would be. Its languages may be "
+            "others.",
             stacklevel=2,
         )
     return EmbeddedProbes(
         probes,
-        model,
-        called,
+        embeddings.embedder,
+        embeddings.name,
         embeddings.fingerprint,
-        context or context_of(source)[0],
+        embeddings.context,
+        tokens or probes.tokens,
         vectors,
         round(mean, 4),
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -52,6 +53,9 @@ MakeMerger = Callable[[Sample], SequenceMerger]
 BASELINE: Final = "mean"
 """The name of the rival that all others are compared with: what applications do today."""
 
+TRUNCATION: Final = "truncation"
+"""The name of the base embedder on the text itself."""
+
 LIMIT: Final = "limit, orthogonal chunks"
 OWN_LIMIT: Final = "limit, these chunks"
 
@@ -84,16 +88,33 @@ class Rival(ABC):
         name: its row.
         about: what it does, in a few words.
         dimension: the only one that it works in; None for any.
+        model: the bundled model that it takes; None for none.
     """
 
     name: str
     about: str
     dimension: int | None = None
+    model: str | None = None
 
     @property
     def missing(self) -> str | None:
         """Why it cannot take part here; None where it can."""
-        return None
+        if self.model is None or bundled(self.model).is_dir():
+            return None
+        return f"the model {self.model} is not part of this installation"
+
+    def unfit(self, dimension: int, *, ours: bool) -> str | None:
+        """Why it takes no part in a run unless somebody names it; None where it does.
+
+        Args:
+            dimension: of the base embedder's vectors.
+            ours: whether that is the bundled embedder, for which bundled models are.
+        """
+        if self.dimension not in (dimension, None):
+            return f"it works in dimension {self.dimension}, and the embedder gives {dimension}"
+        if self.model is not None and not ours:
+            return f"it was trained for {MiniLMEmbedder.name}, and the embedder is another one"
+        return self.missing
 
     def merger(self, sample: Sample) -> SequenceMerger | None:
         """Its merger, for a collection of these sequences; None for a rival that does not merge."""
@@ -115,7 +136,7 @@ class Merging(Rival):
 
     Attributes:
         make: gives the merger for a collection's sequences.
-        model: the bundled model that it takes; None for none.
+        around: what is put around the merger that was made; None for nothing.
     """
 
     name: str
@@ -123,34 +144,36 @@ class Merging(Rival):
     make: MakeMerger
     model: str | None = None
     dimension: int | None = None
-
-    @property
-    def missing(self) -> str | None:
-        """Its model, where that is not bundled."""
-        if self.model is None or bundled(self.model).is_dir():
-            return None
-        return f"the model {self.model} is not part of this installation"
+    around: Callable[[SequenceMerger], SequenceMerger] | None = None
 
     def merger(self, sample: Sample) -> SequenceMerger:
         """The merger, calibrated where it is one that is."""
-        return self.make(sample)
+        merger = self.make(sample)
+        return merger if self.around is None else self.around(merger)
 
     def stored(self, collection: Collection, cut: Units) -> Stored:
         """A vector a unit."""
-        merger = self.make(collection.sequences())
+        merger = self.merger(collection.sequences())
         return Stored(_merged(merger, collection, cut), cut.target, collection.queries)
 
 
 @dataclass(frozen=True)
 class QuerySide(Rival):
-    """The mean is stored as it is, and every query is mapped: q S⁻¹, S the collection's covariance."""
+    """The mean is stored as it is, and every query is mapped: q S⁻¹, S the collection's covariance.
+
+    Attributes:
+        make: gives the calibrated merger that knows the covariance.
+    """
 
     name: str
     about: str
+    make: MakeMerger
 
     def stored(self, collection: Collection, cut: Units) -> Stored:
         """The mean's vectors, and mapped queries."""
-        whitening = calibrated(collection.sequences()).calibration.whitening
+        merger = self.make(collection.sequences())
+        assert isinstance(merger, CalibratedMerger)
+        whitening = merger.calibration.whitening
         mean = Merging(self.name, self.about, lambda _sample: MeanMerger()).stored(collection, cut)
         mapped = (collection.queries @ (whitening @ whitening)).astype(np.float32)
         return Stored(mean.vectors, mean.target, unit(mapped))
@@ -221,8 +244,10 @@ class Fused(Rival):
 class Embedded(Rival):
     """Embeds the text of each unit, as far as the embedder's context goes: no merger at all.
 
+    FINESSE measures it in native mode.
+
     Attributes:
-        embeddings: the embedder; None for the collection's own, which makes this truncation.
+        embeddings: the embedder, of any dimension; None for the base embedder, which makes this truncation.
     """
 
     name: str
@@ -275,6 +300,9 @@ def _synthesizer(_sample: Sample) -> SequenceMerger:
     return load_merger(SYNTHESIZER)
 
 
+_chain, _tree = partial(RolledMerger, strategy="chain"), partial(RolledMerger, strategy="tree")
+
+
 @dataclass(frozen=True)
 class Registry:
     """Rivals by name, in the order of the tables."""
@@ -291,22 +319,17 @@ class Registry:
             raise InputError(f"There is a rival {rival.name!r} already; choose another name.")
         self.known[rival.name] = rival
 
-    def rivals(self, names: Iterable[str] | None = None, *, dimension: int | None = None) -> list[Rival]:
+    def rivals(self, names: Iterable[str] | None = None) -> list[Rival]:
         """The rivals of these names, or all that can take part here.
 
         Args:
             names: in the order wanted; None for all.
-            dimension: for all: those that work in it; None leaves none out for it.
 
         Raises:
             InputError: no such rival, or one that cannot take part here.
         """
         if names is None:
-            return [
-                rival
-                for rival in self.known.values()
-                if rival.missing is None and (dimension is None or rival.dimension in (dimension, None))
-            ]
+            return [rival for rival in self.known.values() if rival.missing is None]
         found = []
         for name in names:
             rival = self.known.get(name)
@@ -317,17 +340,20 @@ class Registry:
             found.append(rival)
         return found
 
+    def unfit(self, dimension: int, *, ours: bool) -> dict[str, str]:
+        """By name, why rivals take no part in a run unless somebody names them; see `Rival.unfit`."""
+        reasons = {name: rival.unfit(dimension, ours=ours) for name, rival in self.known.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
 
 _REGISTRY = Registry()
-register, rivals = _REGISTRY.register, _REGISTRY.rivals
+register, rivals, unfit = _REGISTRY.register, _REGISTRY.rivals, _REGISTRY.unfit
 
 for _rival in (
-    Embedded("truncation", "the first tokens embedded, as far as the context goes"),
+    Embedded(TRUNCATION, "the first tokens embedded, as far as the context goes"),
     Merging("mean, unweighted", "every chunk counts alike", lambda _sample: unweighted_mean()),
     Merging(BASELINE, "mass-weighted mean", lambda _sample: MeanMerger()),
-    Merging(
-        "mean, chain", "mean of two, one chunk after another", lambda _: RolledMerger(MeanMerger(), "chain")
-    ),
+    Merging("mean, chain", "mean of two, one chunk after another", lambda _: MeanMerger(), around=_chain),
     Merging("first + mean", "the opening counts as much as all of it", lambda _sample: first_and_mean()),
     Merging("max pooling", "the largest entry of every dimension", lambda _sample: max_pooling()),
     Merging("centred mean", "mean less the collection's mean", centred_mean),
@@ -337,24 +363,21 @@ for _rival in (
         "ridge pooling of raw vectors",
         lambda sample: CalibratedMerger(dimension=np.shape(sample[0])[-1]),
     ),
-    QuerySide("query-side calibration", "mean stored, queries mapped"),
+    QuerySide("query-side calibration", "mean stored, queries mapped", calibrated),
     Merging("calibrated", "whitened, ridge-pooled, mapped back, all chunks at once", calibrated),
-    Merging("calibrated, tree", "the same through the tree", lambda s: RolledMerger(calibrated(s), "tree")),
+    Merging("calibrated, tree", "the same through the tree", calibrated, around=_tree),
+    Merging("calibrated, chain", "the same, one after another", calibrated, around=_chain),
     Merging(
-        "calibrated, chain", "the same, one after another", lambda s: RolledMerger(calibrated(s), "chain")
-    ),
-    Merging(
-        "calibrated, rising",
-        "later chunks count more, chunk j √j times",
-        lambda sample: RisingMerger(calibrated(sample)),
+        "calibrated, rising", "later chunks count more, chunk j √j times", calibrated, around=RisingMerger
     ),
     Merging("synthesizer", "the bundled trained merger", _synthesizer, SYNTHESIZER, MiniLMEmbedder.dimension),
     Merging(
         "synthesizer, chain",
         "the same, one chunk after another",
-        lambda sample: RolledMerger(_synthesizer(sample), "chain"),
+        _synthesizer,
         SYNTHESIZER,
         MiniLMEmbedder.dimension,
+        _chain,
     ),
     EveryChunk("every chunk", "all raw chunk vectors, the best one counts: the ceiling of today"),
     EveryChunk("every chunk, calibrated", "all calibrated chunk vectors", calibrated),

@@ -96,7 +96,7 @@ def run_native(
     settings = settings or FinesseSettings()
     native = NativeSynthesis(probes)
     skipped = {
-        length: f"{length} chunks of {probes.probes.tokens} tokens may not fit a context of {native.context}"
+        length: f"{length} chunks of {probes.tokens} tokens may not fit a context of {native.context}"
         for length in (*settings.lengths, *settings.order_lengths)
         if not native.fits(length)
     }

@@ -80,7 +80,7 @@ class NativeSynthesis:
 
     def fits(self, length: int) -> bool:
         """Whether that many chunks leave `MARGIN` tokens of the context free."""
-        return length * self.probes.probes.tokens + MARGIN <= self.context
+        return length * self.probes.tokens + MARGIN <= self.context
 
     def __call__(self, sequences: Sequence[Indices]) -> Matrix:
         """See `Synthesis`; one chunk alone is its chunk vector."""

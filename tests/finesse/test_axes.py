@@ -23,7 +23,7 @@ from merger_plugins.finesse.collections import Collection
 from merger_plugins.finesse.follow_ups import FollowUps, Turns, mixed
 from merger_plugins.finesse.pooling import PooledMerger, first_and_mean, unweighted_mean
 from merger_plugins.finesse.records import Record
-from merger_plugins.finesse.rivals import LIMIT, OWN_LIMIT, Merging, orthogonal_limit, rivals
+from merger_plugins.finesse.rivals import LIMIT, OWN_LIMIT, Merging, orthogonal_limit, rivals, unfit
 from merger_plugins.mergers.graphs import MODEL
 from tests.finesse.lab import WordEmbedder, collection, conversation_data, retrieval_data, source
 from tests.strategies import chunk_vectors
@@ -52,7 +52,8 @@ def values(records: Iterable[Record], rival: str, metric: str) -> dict[float | N
 
 
 def test_every_rival_takes_part_in_retrieval(texts: Collection):
-    chosen = rivals(dimension=texts.chunks.shape[1])
+    absent = unfit(texts.chunks.shape[1], ours=False)
+    chosen = [rival for rival in rivals() if rival.name not in absent]
     found = retrieval(chosen, texts, levels=("documents", "sections", "passages"))
     for rival in chosen:
         scores = [record for record in found if record.rival == rival.name and record.low is not None]

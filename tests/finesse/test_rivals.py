@@ -25,6 +25,7 @@ from merger_plugins.finesse.rivals import (
     rivals,
 )
 from merger_plugins.mergers.calibrated import ridge
+from merger_plugins.mergers.loading import SYNTHESIZER
 from merger_plugins.stores import FusionWeights
 from tests.finesse.lab import WordEmbedder, collection, retrieval_data, source
 from tests.strategies import chunk_vectors
@@ -217,7 +218,7 @@ def test_fused_scores_are_those_of_the_levels_added_up(woods: Collection):
 
 def test_query_side_calibration_maps_queries_alone(woods: Collection):
     cut = units(woods, "documents")
-    stored = QuerySide("q", "").stored(woods, cut)
+    stored = QuerySide("q", "", calibrated).stored(woods, cut)
     mean = MeanMerger().merge_many(woods.sequences(), masses=woods.sequence_masses())
     np.testing.assert_allclose(stored.vectors, mean, atol=1e-6)
     whitening = calibrated(woods.sequences()).calibration.whitening
@@ -288,11 +289,16 @@ def test_a_registry_gives_what_can_take_part():
     known.register(Merging("absent", "", lambda _sample: MeanMerger(), model="no-such-model"))
     known.register(Merging("narrow", "", lambda _sample: MeanMerger(), dimension=7))
     assert [rival.name for rival in known.rivals()] == ["mine", "narrow"]
-    assert [rival.name for rival in known.rivals(dimension=7)] == ["mine", "narrow"]
-    assert [rival.name for rival in known.rivals(dimension=24)] == ["mine"]
+    known.register(Merging("ours", "", lambda _sample: MeanMerger(), model=SYNTHESIZER))
+    assert list(known.unfit(7, ours=True)) == ["absent"]
+    assert known.unfit(24, ours=False) | {"absent": ""} == {
+        "absent": "",
+        "narrow": "it works in dimension 7, and the embedder gives 24",
+        "ours": "it was trained for all-MiniLM-L6-v2, and the embedder is another one",
+    }
     with pytest.raises(InputError, match="no-such-model is not part of this installation"):
         known.rivals(["absent"])
-    with pytest.raises(InputError, match="'yours' is no rival; there are 'mine', 'absent', 'narrow'"):
+    with pytest.raises(InputError, match="'yours' is no rival; there are 'mine', 'absent', 'narrow', 'ours'"):
         known.rivals(["yours"])
     with pytest.raises(InputError, match="already"):
         known.register(Merging("mine", "", lambda _sample: MeanMerger()))

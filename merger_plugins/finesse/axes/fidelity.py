@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merger_plugins.errors import InputError
-from merger_plugins.finesse.axes.windows import COUNTS, MOST_TOKENS, PER_COUNT, cosines, windows
+from merger_plugins.finesse.axes.windows import COUNTS, PER_COUNT, cosines, windows
 from merger_plugins.finesse.collections import Collection
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.rivals import Rival
@@ -26,7 +26,7 @@ def fidelity(
     *,
     counts: Sequence[int] = COUNTS,
     per_count: int = PER_COUNT,
-    most_tokens: float = MOST_TOKENS,
+    most_tokens: float | None = None,
     seed: int = 0,
 ) -> list[Record]:
     """Cosine of merged windows with the teacher's vectors of their text.
@@ -36,7 +36,7 @@ def fidelity(
         collection: with text; mergers are calibrated on all of it.
         counts: chunks of a window.
         per_count: windows of each count.
-        most_tokens: of a window: what the base embedder reads.
+        most_tokens: of a window, as `windows` takes it.
         seed: of windows and intervals.
 
     Returns:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from merger_plugins.finesse.axes.windows import COUNTS, MOST_TOKENS, PER_COUNT, cosines, windows
+from merger_plugins.finesse.axes.windows import COUNTS, PER_COUNT, cosines, windows
 from merger_plugins.finesse.collections import Collection
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.rivals import Rival
@@ -20,7 +20,7 @@ def order(
     *,
     counts: Sequence[int] = COUNTS,
     per_count: int = PER_COUNT,
-    most_tokens: float = MOST_TOKENS,
+    most_tokens: float | None = None,
     seed: int = 0,
 ) -> list[Record]:
     """Merge windows as they stand, shuffled and reversed.
@@ -30,7 +30,7 @@ def order(
         collection: mergers are calibrated on all of it.
         counts: chunks of a window.
         per_count: windows of each count.
-        most_tokens: of a window.
+        most_tokens: of a window, as `windows` takes it.
         seed: of windows, shuffles and intervals.
 
     Returns:

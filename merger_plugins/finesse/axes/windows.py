@@ -15,7 +15,8 @@ from merger_plugins.finesse.collections import Collection, Ints
 COUNTS = tuple(range(2, 11))
 PER_COUNT = 30
 MOST_TOKENS = 500
-"""Tokens of a window: the bundled embedder reads 510, and joining chunks may change how a text is divided."""
+"""Tokens of a window, or fewer where the embedder reads fewer: the bundled one reads 510, and joining chunks
+may change how a text is divided."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ def windows(
     *,
     counts: Sequence[int] = COUNTS,
     per_count: int = PER_COUNT,
-    most_tokens: float = MOST_TOKENS,
+    most_tokens: float | None = None,
     seed: int = 0,
 ) -> Windows:
     """Draw windows at random.
@@ -51,12 +52,16 @@ def windows(
         collection: where they are from.
         counts: how many chunks they have.
         per_count: of each count, at the most; the same window is not drawn twice.
-        most_tokens: that a window may hold.
+        most_tokens: that a window may hold; what the base embedder reads, `MOST_TOKENS` at the most, for
+            None.
         seed: of the draw.
 
     Raises:
         EmptyInputError: no window of any of these counts holds so few tokens.
     """
+    if most_tokens is None:
+        room = None if collection.text is None else collection.text.embed.room
+        most_tokens = MOST_TOKENS if room is None else min(room, MOST_TOKENS)
     rng = np.random.default_rng(seed)
     tokens = np.concatenate([[0.0], np.cumsum(collection.masses, dtype=np.float64)])
     spans: list[tuple[int, int]] = []

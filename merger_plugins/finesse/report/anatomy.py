@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from merger_plugins.errors import InputError
 from merger_plugins.finesse.bench import Bench
 from merger_plugins.finesse.bench_results import BenchResult
-from merger_plugins.finesse.laboratory import merger_on
 from merger_plugins.finesse.run import sample_similarities
 from merger_plugins.finesse.scoring import GAPS, Gap, bottom_up_gaps, top_down_gaps
 from merger_plugins.finesse.settings import FinesseSettings, Indices
-from merger_plugins.finesse.synthesis import MergerSynthesis, Synthesis
+from merger_plugins.finesse.synthesis import Synthesis
 
 Floats = NDArray[np.float64]
 
@@ -118,10 +117,11 @@ def dissect_bench(bench: Bench, result: BenchResult, *, samples: int = 1) -> tup
         return [], []
     probes, settings = bench.laboratory.probes(tasks[0], bench.settings.finesse)
     found = []
-    for rival in bench.laboratory.merging:
+    for rival in bench.laboratory.scored:
         if rival.name in result.finesse:
-            synthesis = MergerSynthesis(merger_on(probes, rival), probes)
-            found += dissect(rival.name, synthesis, len(probes), settings, samples=samples)
+            synthesis = bench.laboratory.synthesis(probes, rival)
+            lengths = result.finesse[rival.name].lengths
+            found += dissect(rival.name, synthesis, len(probes), settings, lengths=lengths, samples=samples)
     return found, list(probes.probes.texts)
 
 
