@@ -15,6 +15,7 @@
     ├── ProviderError (RuntimeError)     ONNX Runtime cannot give the execution provider asked for
     ├── DocumentError                    a file cannot be read as text
     ├── TrainingError (RuntimeError)     a training cannot start or go on
+    ├── ClusterError (RuntimeError)      a Ray cluster cannot be reached, or gave up
     ├── DataError                        a benchmark's data is missing, or of another revision
     ├── ResultError                      a benchmark's result file was edited, is damaged or another run's
     ├── StoreError                       a vector store refused, or holds something unexpected
@@ -78,6 +79,10 @@ class DocumentError(MergerError):
 
 class TrainingError(MergerError, RuntimeError):
     """A training cannot start or go on: not a number, no space, another configuration."""
+
+
+class ClusterError(MergerError, RuntimeError):
+    """A Ray cluster cannot be reached, or could not complete a part of the work."""
 
 
 class DataError(MergerError):

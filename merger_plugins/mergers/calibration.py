@@ -132,6 +132,33 @@ class CalibrationStatistics:
         self.vectors += len(array)
         self.sequences += len(counts)
 
+    def add_part(self, vectors: MatrixLike) -> Float64:
+        """Add vectors of a sequence that comes in parts, to be completed with `end_sequence`.
+
+        Args:
+            vectors: (n, d), any length above zero.
+
+        Returns:
+            (d,) the sum of the unit vectors.
+
+        Raises:
+            InputError: as `SequenceMerger.merge`.
+        """
+        array = unit(as_matrix(vectors, self.dimension, what="sample"))
+        for start in range(0, len(array), _BLOCK):
+            # In float32, rounding would pass for spread where a collection has little of it.
+            block = array[start : start + _BLOCK].astype(np.float64)
+            self._outer += block.T @ block
+        total: Float64 = array.sum(axis=0, dtype=np.float64)
+        self._sum += total
+        self.vectors += len(array)
+        return total
+
+    def end_sequence(self, total: Float64, count: int) -> None:
+        """Complete a sequence of `count` vectors, whose parts' sums make this (d,) total."""
+        self._between += np.outer(total, total) / count
+        self.sequences += 1
+
     def __add__(self, other: Self) -> Self:
         if other.dimension != self.dimension:
             raise DimensionError(
