@@ -210,6 +210,19 @@ class CalibratedMerger(SequenceMerger):
 _BACKGROUND, _STATISTICS = "background.safetensors", "statistics.safetensors"
 
 
+_ITERATED = (96, 1_536)
+"""Of sequences with so many rows conjugate gradients are quicker than factorising a matrix."""
+
+_IN_CACHE = 640
+"""Rows that a core keeps at hand from one iteration to the next: 1 MB at 384 dimensions."""
+
+_PRECISE = 1e-7
+"""The residual that iterations end at, relative to the right-hand side: half a unit of float32."""
+
+_ITERATIONS = 150
+"""With λ = n/12 up to 15 the condition number is at most 104, for which 97 are enough."""
+
+
 def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray[np.float32]) -> Matrix:
     """Ridge regression, batched: the s that minimises |rows s - targets|² + λ|s|².
 
@@ -222,6 +235,8 @@ def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray
         (b, d).
     """
     _, n, d = rows.shape
+    if _ITERATED[0] <= n <= _ITERATED[1]:
+        return _iterated(rows, targets, lam)
     transposed = rows.transpose(0, 2, 1)
     ridge_of = lam[:, None, None] * np.eye(min(n, d), dtype=np.float32)
     solution: Matrix
@@ -234,3 +249,48 @@ def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray
         residual = transposed @ (targets[..., None] - rows @ solution) - lam[:, None, None] * solution
         solution += np.linalg.solve(normal, residual)
     return solution.squeeze(-1)
+
+
+def _iterated(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray[np.float32]) -> Matrix:
+    """As `_solve`, by conjugate gradients (Hestenes and Stiefel 1952) for (R Rᵀ + λ I) a = t; s = Rᵀ a.
+
+    R Rᵀ is never formed. Sequences take steps of sizes of their own, and one that has converged none, so
+    that its batch-mates do not change it.
+    """
+    solution = np.empty((len(rows), rows.shape[2]), np.float32)
+    together = max(_IN_CACHE // rows.shape[1], 1)
+    for start in range(0, len(rows), together):
+        part = slice(start, start + together)
+        some, ridges = rows[part], lam[part, None, None]
+        transposed = some.transpose(0, 2, 1)
+        residual = targets[part, None]  # (b, 1, n)
+        weights, direction = np.zeros_like(residual), residual
+        squared = _squares(residual)
+        enough = squared * np.float32(_PRECISE**2)
+        for _ in range(_ITERATIONS):
+            active = squared > enough
+            if not active.any():
+                break
+            product = (direction @ some) @ transposed + ridges * direction
+            curvature = np.einsum("bin,bin->b", direction, product)[:, None, None]
+            step = _ratios(squared, curvature, active)
+            weights = weights + step * direction
+            residual = residual - step * product
+            remaining = _squares(residual)
+            direction = residual + _ratios(remaining, squared, active) * direction
+            squared = remaining
+        solution[part] = (weights @ some)[:, 0]
+    return solution
+
+
+def _squares(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(b, 1, n) -> (b, 1, 1) squared lengths."""
+    squares: NDArray[np.float32] = np.einsum("bin,bin->b", rows, rows)[:, None, None]
+    return squares
+
+
+def _ratios(
+    above: NDArray[np.float32], below: NDArray[np.float32], active: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Quotients, 0 where nothing is to be done."""
+    return np.divide(above, below, out=np.zeros_like(above), where=active)

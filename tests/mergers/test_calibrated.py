@@ -44,7 +44,7 @@ def test_the_merge_solves_the_normal_equations(merger, sequence):
     assert np.allclose(merger.merge(vectors, masses=masses), naive_merge(merger, vectors, masses), atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 3, DIMENSION, DIMENSION + 1, 15, 16, 149, 150, 400])
+@pytest.mark.parametrize("count", [1, 3, DIMENSION, DIMENSION + 1, 15, 16, 95, 96, 149, 400, 1_536, 1_537])
 def test_the_merge_solves_them_for_few_and_for_many_chunks(count):
     vectors = chunk_vectors(count, count)
     masses = np.random.default_rng(count).lognormal(0, 2, count)
@@ -57,13 +57,22 @@ def test_in_the_dimension_of_a_real_model_it_is_as_exact():
     rotation = np.linalg.qr(rng.standard_normal((384, 384)))[0]
     collection = (rng.standard_normal((3_000, 384)) * np.geomspace(1, 0.02, 384)) @ rotation + 0.02
     merger = CalibratedMerger(dimension=384).calibrated(collection)
-    lengths = [2, 60, 380, 390, 700]
+    lengths = [2, 60, 100, 390, 700, 1_600]
     parts = [collection[rng.integers(0, 3_000, n)] for n in lengths]
     masses = [rng.lognormal(0, 1, n) for n in lengths]
     merged = merger.merge_many(parts, masses=masses)
     for row, part, mass in zip(merged, parts, masses, strict=True):
         expected = naive_merge_of_many(merger, part, mass)
         assert np.abs(row - expected).max() < 1e-5
+
+
+def test_sequences_that_are_solved_together_do_not_change_each_other():
+    parts = [chunk_vectors(seed, 100) for seed in range(8)]
+    parts[3] = np.repeat(parts[3][:1], 100, axis=0)  # solved in fewer steps than the others
+    parts[5] = parts[5] * [1, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]
+    together = CALIBRATED.merge_many(parts)
+    alone = np.stack([CALIBRATED.merge(part) for part in parts])
+    assert np.abs(together - alone).max() < 1e-6
 
 
 def naive_merge_of_many(merger, vectors, masses):
