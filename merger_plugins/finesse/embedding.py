@@ -98,10 +98,11 @@ def check_apart(vectors: Matrix, what: str) -> None:
 
 
 def embedder_fingerprint(embedder: Embedder, context: int | None) -> str:
-    """16 hexadecimal digits that tell an embedder from others.
+    """What tells an embedder from others, checked on a few sentences.
 
-    They are its own ``fingerprint``, where it has one. Otherwise they follow from its context and from the
-    signs of what it makes of a few sentences and of a text of 1,000 words: rounding changes hardly any.
+    It is its own ``fingerprint``, where it has one. Otherwise 16 hexadecimal digits follow from its context
+    and from the signs of what it makes of the sentences and of a text of 1,000 words: rounding changes hardly
+    any.
 
     Args:
         embedder: as `as_embedder` gives it.
@@ -110,15 +111,14 @@ def embedder_fingerprint(embedder: Embedder, context: int | None) -> str:
     Raises:
         InputError: its vectors are not finite, zero, or all the same.
     """
+    documents = as_matrix(embedder.embed_documents(_ASKED), what="the embedder's answer")
+    check_apart(documents, f"The embedder's vectors of {len(_ASKED)} different texts")
     if own := _own_fingerprint(embedder):
         return own
-    long = " ".join(_ASKED[0] for _ in range(100))
-    documents = as_matrix(embedder.embed_documents([*_ASKED, long]), what="the embedder's answer")
-    check_apart(documents[: len(_ASKED)], f"The embedder's vectors of {len(_ASKED)} different texts")
-    queries = as_matrix([embedder.embed_query(text) for text in _ASKED[:2]], documents.shape[1])
-    signs = np.packbits(np.concatenate([documents, queries]) > 0).tobytes()
-    told = f"{documents.shape[1]} {context} ".encode()
-    return hashlib.sha256(told + signs).hexdigest()[:16]
+    long = embedder.embed_documents([" ".join(_ASKED[:1] * 100)])
+    queries = np.stack([embedder.embed_query(text) for text in _ASKED[:2]])
+    signs = np.packbits(np.concatenate([documents, long, queries]) > 0).tobytes()
+    return hashlib.sha256(f"{documents.shape[1]} {context} ".encode() + signs).hexdigest()[:16]
 
 
 class Embeddings:

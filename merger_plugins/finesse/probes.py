@@ -25,7 +25,8 @@ from merger_plugins._types import Matrix
 from merger_plugins.chunking import CHUNK_TOKENS
 from merger_plugins.embedders import Embedder, load_embedder
 from merger_plugins.errors import DocumentError, InputError
-from merger_plugins.finesse.embedding import Embeddings, jsonl_rows
+from merger_plugins.finesse.embedding import Embeddings
+from merger_plugins.finesse.rows import checked_rows
 
 INDEPENDENT: Final = 0.1
 """Mean cosine between probes up to which they count as independent."""
@@ -125,11 +126,9 @@ def read_articles(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Article
         if not files:
             raise DocumentError(f"{source}: this folder holds no .jsonl or .jsonl.gz file. Check the path.")
         for file in files:
-            for number, row in enumerate(jsonl_rows(file), 1):
-                if not isinstance(row.get("text"), str):
-                    raise DocumentError(f'{file}, line {number}: expected an object with a "text".')
-                name = str(row.get("id", f"{file.name}:{number}"))
-                yield Article(name, str(row.get("lang", "")), row["text"])
+            for row in checked_rows(file):
+                name = str(row.fields.get("id", f"{file.name}:{row.line}"))
+                yield Article(name, str(row.fields.get("lang", "")), row.text("text", empty=True))
 
 
 def choose_probes(

@@ -15,11 +15,12 @@ import numpy as np
 
 from merger_plugins.chunking import Chunk, Chunker, SentenceChunker
 from merger_plugins.errors import DataError, DocumentError, InputError
-from merger_plugins.finesse.collections import Collection, Text
+from merger_plugins.finesse.collections import Collection, Ints, Text
 from merger_plugins.finesse.embedding import Embeddings, read_jsonl, revision
 from merger_plugins.finesse.follow_ups import FollowUps, load_follow_ups, with_evidence
 from merger_plugins.finesse.metrics import DEPTH
 from merger_plugins.finesse.probes import Article, read_articles
+from merger_plugins.finesse.rows import Row, checked_rows, numbered
 
 LEAST_ARTICLES: Final = 16
 """What the smallest run of FINESSE needs."""
@@ -140,8 +141,8 @@ def tasks_of_folder(folder: Path) -> list[Task]:
     """The tasks of somebody's own data: ``docs``, ``queries`` and ``qrels``, each .jsonl or .jsonl.gz.
 
     A document is ``{"id", "text"}``, its paragraphs parted by an empty line; a question ``{"id", "text"}``; a
-    row of qrels ``{"query_id", "doc_id", "passage"}``, the passage being the number of the paragraph that
-    answers, from 0.
+    row of qrels ``{"query_id", "doc_id", "passage"}``, one a question, the passage being the number of the
+    paragraph that answers, from 0. Ids are texts or whole numbers.
 
     Returns:
         Their retrieval; before it, where there are at least `LEAST_ARTICLES` documents, these as articles.
@@ -175,27 +176,53 @@ def tasks_of_folder(folder: Path) -> list[Task]:
 
 
 def load_retrieval(task: Task, source: Source) -> Collection:
-    """Documents with passages (paragraphs), and questions that each have one right passage."""
-    documents, queries, qrels = (read_jsonl(path) for path in task.paths(source.data))
-    inside = [row["text"].split("\n\n") for row in documents]
+    """Documents with passages (paragraphs), and questions that each have one right passage.
+
+    Raises:
+        DocumentError: a row that cannot be used; says which, what arrived and what was expected.
+    """
+    documents, queries, qrels = (list(checked_rows(path)) for path in task.paths(source.data))
+    texts = [row.text("text") for row in documents]
+    inside = [text.split("\n\n") for text in texts]
     first = np.cumsum([0, *(len(passages) for passages in inside)])
-    split = [source.chunker.split(row["text"]) for row in documents]
+    gold, right = _answers(documents, queries, qrels, [len(passages) for passages in inside])
+    split = [source.chunker.split(text) for text in texts]
     passage = []
     for start, passages, chunks in zip(first.tolist(), inside, split, strict=False):
         ends = np.cumsum([len(text) + 2 for text in passages])
         passage += [start + int(np.searchsorted(ends, chunk.start, side="right")) for chunk in chunks]
-    index = {row["id"]: i for i, row in enumerate(documents)}
-    right = {row["query_id"]: row for row in qrels}
-    golds = [right[row["id"]] for row in queries]
-    gold = np.array([index[row["doc_id"]] for row in golds], np.int64)
     return Collection(
-        **_chunked(task, source, [row["text"] for row in documents], split, [row["text"] for row in queries]),
+        **_chunked(task, source, texts, split, [row.text("text") for row in queries]),
         relevant=gold[:, None] == np.arange(len(documents)),
         group=gold,
         passage=np.array(passage, np.int64),
-        relevant_passage=first[gold] + np.array([row["passage"] for row in golds], np.int64),
+        relevant_passage=first[gold] + right,
         passages=int(first[-1]),
     )
+
+
+def _answers(
+    documents: list[Row], queries: list[Row], qrels: list[Row], passages: list[int]
+) -> tuple[Ints, Ints]:
+    """(q,) the document that answers each question, and (q,) which of its passages.
+
+    Raises:
+        DocumentError: a row names what there is not, or a question has not one line of qrels.
+    """
+    document, question = numbered(documents, "id"), numbered(queries, "id")
+    gold, right = np.full(len(queries), -1), np.zeros(len(queries), np.int64)
+    numbered(qrels, "query_id")
+    for row in qrels:
+        asked, named = question.get(row.name("query_id")), row.name("doc_id")
+        if named not in document:
+            raise row.wrong(f'"doc_id" is {named!r:.60}, and no document has that id')
+        if asked is not None:
+            gold[asked] = document[named]
+            right[asked] = row.number("passage", passages[gold[asked]], f"passages in {named}")
+    if (gold < 0).any():
+        alone = queries[int(gold.argmin())]
+        raise alone.wrong(f"no line of qrels names the question {alone.name('id')!r:.60}")
+    return gold, right
 
 
 def load_passages(task: Task, source: Source) -> Collection:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from merger_plugins.embedders import as_embedder
 from merger_plugins.errors import DataError, DocumentError, EmptyInputError, InputError, NonFiniteError
 from merger_plugins.finesse.collections import unit_texts, units
-from merger_plugins.finesse.embedding import Embeddings, revision
+from merger_plugins.finesse.embedding import Embeddings, embedder_fingerprint, revision
 from merger_plugins.finesse.follow_ups import FollowUps
-from merger_plugins.finesse.tasks import TASKS, available
+from merger_plugins.finesse.tasks import TASKS, Task, available, tasks_of_folder
 from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, source, written
 
 
@@ -42,7 +45,7 @@ def test_a_set_is_read_cut_and_embedded(tmp_path: Path):
 def test_passages_of_one_word_are_told_apart(tmp_path: Path):
     text = "\n\n".join(f"{word}." for word in WORDS)
     files = [
-        written(tmp_path / "docs.jsonl.gz", [{"id": "d", "text": text}] * 2),
+        written(tmp_path / "docs.jsonl.gz", [{"id": name, "text": text} for name in "de"]),
         written(tmp_path / "queries.jsonl.gz", [{"id": "q", "text": WORDS[7]}]),
         written(tmp_path / "qrels.jsonl.gz", [{"query_id": "q", "doc_id": "d", "passage": 7}]),
     ]
@@ -107,6 +110,62 @@ def test_a_row_that_is_no_object_is_named(tmp_path: Path):
         changed.load(source(tmp_path))
 
 
+def own_data(folder: Path, part: str, change: dict[str, Any]) -> Task:
+    """A folder of one document with two questions about it, in which the second row of a part is changed."""
+    rows = {
+        "docs": [{"id": 1, "text": "Moss.\n\nFern."}, {"id": "d2", "text": "Oak."}],
+        "queries": [{"id": "q1", "text": "moss"}, {"id": "q2", "text": "fern"}],
+        "qrels": [
+            {"query_id": "q1", "doc_id": "1", "passage": 0},
+            {"query_id": "q2", "doc_id": 1, "passage": 1},
+        ],
+    }
+    changed = rows[part][1] | change
+    rows[part][1] = {name: value for name, value in changed.items() if value != "ABSENT"}
+    for name, written_rows in rows.items():
+        written(folder / f"{name}.jsonl.gz", written_rows)
+    (task,) = tasks_of_folder(folder)
+    return task
+
+
+def test_ids_may_be_numbers(tmp_path: Path):
+    loaded = own_data(tmp_path, "docs", {}).collection(source(tmp_path))
+    assert loaded.gold.tolist() == [0, 0]
+    assert loaded.relevant_passage is not None
+    assert loaded.relevant_passage.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("docs", {"text": ["Oak."]}, "\"text\" is a list (['Oak.']), where a text was expected"),
+        ("docs", {"text": None}, '"text" is null (None), where a text was expected'),
+        ("docs", {"text": " \n"}, '"text" is empty, where a text was expected'),
+        ("docs", {"text": "Oak \ud83d."}, '"text" is no valid Unicode'),
+        ("docs", {"text": "ABSENT"}, 'expected an object with a "text", and this one holds "id"'),
+        ("docs", {"id": [2]}, '"id" is a list ([2]), where a text or a whole number was expected'),
+        ("docs", {"id": True}, '"id" is true or false (True), where a text or a whole number was expected'),
+        ("docs", {"id": 1}, "\"id\" is '1', as in line 1; one line each was expected"),
+        ("queries", {"text": 7}, '"text" is a number (7), where a text was expected'),
+        ("queries", {"id": ""}, '"id" is empty, where a name was expected'),
+        ("queries", {"id": "q3"}, "no line of qrels names the question 'q3'"),
+        ("qrels", {"query_id": "q1"}, "\"query_id\" is 'q1', as in line 1; one line each was expected"),
+        ("qrels", {"doc_id": "d3"}, "\"doc_id\" is 'd3', and no document has that id"),
+        ("qrels", {"passage": 2}, '"passage" is 2, and there are 2 passages in 1, numbered from 0'),
+        ("qrels", {"passage": -1}, '"passage" is -1, and there are 2 passages in 1'),
+        ("qrels", {"passage": "1"}, "\"passage\" is a text ('1'), where a whole number was expected"),
+        ("qrels", {"passage": 1.0}, '"passage" is a number (1.0), where a whole number was expected'),
+        ("qrels", {"passage": "ABSENT"}, 'expected an object with a "passage", and this one holds'),
+    ],
+)
+def test_a_row_of_ones_own_data_that_cannot_be_used_is_named(
+    tmp_path: Path, part: str, change: dict[str, Any], message: str
+):
+    task = own_data(tmp_path, part, change)
+    with pytest.raises(DocumentError, match=re.escape(f"{part}.jsonl.gz, line 2: {message}")):
+        task.load(source(tmp_path))
+
+
 def test_tasks_are_told_apart():
     assert len({task.name for task in TASKS.values()}) == len(TASKS)
     assert all(task.licence and task.metric and len(task.revision) == 16 for task in TASKS.values())
@@ -168,3 +227,55 @@ def test_an_embedder_that_cannot_be_measured_is_refused(
 
 def test_one_text_twice_may_have_one_vector_twice():
     assert len(Embeddings(Fixed([3.0, 4.0]))("texts", ["moss", "moss"])) == 2
+
+
+class SignedEmbedder:
+    """A text's vector is the sum of its words' random vectors; the last words are not read."""
+
+    fingerprint = ""
+
+    def __init__(self, most_words: int = 10_000, *, scale: float = 1.0, queries: float = 1.0) -> None:
+        self.most_words, self.scale, self.queries = most_words, scale, queries
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        return np.stack([self._of(text) for text in texts])
+
+    def embed_query(self, text: str) -> Any:
+        return self._of(text) * self.queries
+
+    def _of(self, text: str) -> Any:
+        words = [f"{place % 60} {word}" for place, word in enumerate(text.split())]
+        seeds = [int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") for word in words]
+        drawn = [np.random.default_rng(seed).standard_normal(24) for seed in seeds[: self.most_words]]
+        return np.sum(drawn, axis=0) * self.scale
+
+
+def test_embedders_are_told_apart_by_what_they_make():
+    def told(embedder: Any, context: int | None = None) -> str:
+        return embedder_fingerprint(as_embedder(embedder), context)
+
+    words = told(SignedEmbedder())
+    assert told(SignedEmbedder()) == words
+    assert told(SignedEmbedder(scale=1 + 1e-6)) == words
+    assert told(SignedEmbedder(most_words=50)) != words  # cuts the long text
+    assert told(SignedEmbedder(), 512) != words
+    assert told(SignedEmbedder(queries=-1)) != words
+    own = SignedEmbedder()
+    own.fingerprint = "model 1, revision 2"
+    assert told(own) == "model 1, revision 2"
+    with pytest.raises(InputError, match="of 5 different texts are all the same"):
+        told(Fixed([0.6, 0.8]))
+
+
+def test_a_context_is_checked():
+    class Tells(WordEmbedder):
+        max_seq_length = 140
+
+    assert Embeddings(WordEmbedder()).room is None
+    assert Embeddings(Tells()).room == int(138 / 1.4)
+    assert Embeddings(Tells(), max_tokens=72).room == 50
+    assert Embeddings(Tells()).tokens_at_most(["moss"], 50) == 70  # of a tokenizer that is not known
+    with pytest.raises(InputError, match=r"max_tokens is 141, and the embedder .*Tells reads 140 tokens"):
+        Embeddings(Tells(), max_tokens=141)
+    with pytest.raises(InputError, match="max_tokens is 2"):
+        Embeddings(WordEmbedder(), max_tokens=2)
