@@ -2,6 +2,7 @@
 
 Layout: 4 bytes ``MRGS``, 1 byte version, 4 bytes little-endian length of a JSON header, the header, for each
 level its vectors, masses and counts as raw little-endian arrays, and 16 bytes of SHA-256 over all before.
+In a compact state, version 2, vectors are a float32 scale each, then integers of 12 bits, two in three bytes.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from merger_plugins._nodes import Nodes
 from merger_plugins.errors import StateError
 
-VERSION = 1
+VERSION, PLAIN = 2, 1
+"""The newest version, of compact states, and that of plain ones, which earlier releases read."""
+
 _MAGIC = b"MRGS"
 _PREFIX = struct.Struct("<4sBI")
 _DIGEST = 16
@@ -32,9 +35,15 @@ class State:
 
 
 def dump(
-    *, fingerprint: str, strategy: str, fanout: int, places: int, levels: Sequence[tuple[int, Nodes]]
+    *,
+    fingerprint: str,
+    strategy: str,
+    fanout: int,
+    places: int,
+    levels: Sequence[tuple[int, Nodes]],
+    compact: bool = False,
 ) -> bytes:
-    """Write a state."""
+    """Write a state; a compact one rounds the numbers of a vector to 1/2047 of its largest."""
     header = json.dumps(
         {
             "fingerprint": fingerprint,
@@ -45,10 +54,10 @@ def dump(
             "levels": [[first, len(nodes.masses)] for first, nodes in levels],
         }
     ).encode()
-    parts = [_PREFIX.pack(_MAGIC, VERSION, len(header)), header]
+    parts = [_PREFIX.pack(_MAGIC, VERSION if compact else PLAIN, len(header)), header]
     for _, nodes in levels:
         parts += [
-            nodes.vectors.astype("<f4").tobytes(),
+            _packed(nodes.vectors) if compact else nodes.vectors.astype("<f4").tobytes(),
             nodes.masses.astype("<f4").tobytes(),
             nodes.counts.astype("<i8").tobytes(),
         ]
@@ -82,11 +91,44 @@ def load(state: bytes, *, fingerprint: str, strategy: str, fanout: int) -> State
     offset, width = _PREFIX.size + length, header["dimension"]
     levels = []
     for first, size in header["levels"]:
-        vectors: NDArray[np.float32] = np.frombuffer(state, "<f4", size * width, offset).reshape(size, width)
-        offset += vectors.nbytes
+        vectors: NDArray[np.float32]
+        if version == PLAIN:
+            vectors = np.frombuffer(state, "<f4", size * width, offset).reshape(size, width)
+            offset += vectors.nbytes
+        else:
+            vectors = _unpacked(state, offset, size, width)
+            offset += _packed_bytes(size, width)
         masses: NDArray[np.float32] = np.frombuffer(state, "<f4", size, offset)
         offset += masses.nbytes
         counts: NDArray[np.int64] = np.frombuffer(state, "<i8", size, offset)
         offset += counts.nbytes
         levels.append((first, Nodes(vectors.copy(), masses.copy(), counts.copy())))
     return State(header["places"], levels)
+
+
+_HALF = 2_048
+"""A number from -2,047 to 2,047 is written with this added."""
+
+
+def _packed(vectors: NDArray[np.float32]) -> bytes:
+    scales = np.abs(vectors).max(axis=1, initial=0)[:, None] / np.float32(_HALF - 1)
+    scales[scales == 0] = 1
+    codes = (np.rint(vectors / scales) + _HALF).astype(np.uint16).ravel()
+    first, second = np.pad(codes, (0, codes.size % 2)).reshape(-1, 2).T
+    triples = np.stack([first & 255, first >> 8 | (second & 15) << 4, second >> 4], axis=1)
+    return bytes(scales.astype("<f4").tobytes() + triples.astype(np.uint8).tobytes())
+
+
+def _unpacked(state: bytes, offset: int, size: int, width: int) -> NDArray[np.float32]:
+    scales = np.frombuffer(state, "<f4", size, offset)
+    triples = np.frombuffer(
+        state, np.uint8, _packed_bytes(size, width) - scales.nbytes, offset + scales.nbytes
+    )
+    low, middle, high = triples.reshape(-1, 3).astype(np.int16).T
+    codes = np.stack([low | (middle & 15) << 8, middle >> 4 | high << 4], axis=1).ravel()[: size * width]
+    vectors: NDArray[np.float32] = (codes - _HALF).reshape(size, width) * scales[:, None]
+    return vectors
+
+
+def _packed_bytes(size: int, width: int) -> int:
+    return 4 * size + 3 * -(-size * width // 2)

@@ -27,7 +27,7 @@ def nodes(seed, count, dimension=4):
     )
 
 
-def sealed(header, arrays=b"", *, version=VERSION, magic=b"MRGS"):
+def sealed(header, arrays=b"", *, version=1, magic=b"MRGS"):
     """A state as the module's docstring lays it out, written without the module."""
     text = json.dumps(header).encode()
     body = magic + bytes([version]) + struct.pack("<I", len(text)) + text + arrays
@@ -44,6 +44,40 @@ def test_what_is_written_is_read_to_the_last_bit(sizes, dimension, places):
         for name, dtype in (("vectors", np.float32), ("masses", np.float32), ("counts", np.int64)):
             assert getattr(read, name).dtype == dtype
             assert np.array_equal(getattr(read, name), getattr(written, name))
+
+
+@given(st.lists(st.integers(0, 12), max_size=5), st.integers(1, 8))
+def test_a_compact_state_is_as_near_as_twelve_bits_are(sizes, dimension):
+    levels = [(7 * i, nodes(i, size, dimension)) for i, size in enumerate(sizes)]
+    written = dump(**EXPECTED, places=1, levels=levels, compact=True)
+    state = load(written, **EXPECTED)
+    for (_, read), (_, exact) in zip(state.levels, levels, strict=True):
+        largest = np.abs(exact.vectors).max(axis=1, initial=0)[:, None]
+        assert (np.abs(read.vectors - exact.vectors) <= largest * (0.5 / 2047 + 1e-6)).all()
+        assert read.vectors.dtype == np.float32
+        assert np.array_equal(read.masses, exact.masses)
+        assert np.array_equal(read.counts, exact.counts)
+    again = load(dump(**EXPECTED, places=1, levels=state.levels, compact=True), **EXPECTED)
+    for (_, twice), (_, once) in zip(again.levels, state.levels, strict=True):
+        assert np.allclose(twice.vectors, once.vectors, rtol=1e-6, atol=0)
+
+
+def test_the_layout_of_a_compact_state_is_the_documented_one():
+    vectors = np.array([[2047, -2047, 1]], np.float32) / 8
+    header = {**EXPECTED, "places": 1, "dimension": 3, "levels": [[0, 1]]}
+    bits = [f"{code:012b}" for code in (2047 + 2048, -2047 + 2048, 1 + 2048, 0)]
+    numbers = b"".join(int(second + first, 2).to_bytes(3, "little") for first, second in (bits[:2], bits[2:]))
+    arrays = np.array([1 / 8], "<f4").tobytes() + numbers
+    arrays += np.array([5], "<f4").tobytes() + np.array([1], "<i8").tobytes()
+    ((_, read),) = load(sealed(header, arrays, version=2), **EXPECTED).levels
+    assert np.array_equal(read.vectors, vectors)
+    assert read.masses.tolist() == [5]
+    written = dump(**EXPECTED, places=1, levels=[(0, read)], compact=True)
+    assert written == sealed(header, arrays, version=2)
+
+
+def test_a_plain_state_is_one_that_earlier_releases_read():
+    assert dump(**EXPECTED, places=0, levels=[])[4] == 1
 
 
 def test_the_layout_is_the_documented_one():

@@ -1,6 +1,10 @@
-"""Which nodes of a tree cover a sequence."""
+"""Which nodes of a tree cover a sequence, and runs of places."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
 
 _LAZY_LEVELS = 2
 
@@ -19,3 +23,12 @@ def frontier(places: int, fanout: int, *, lazy: int) -> list[tuple[int, int]]:
         ranges.append((handed * fanout, received))
         received = handed
     return ranges
+
+
+def runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive places as (start, stop)."""
+    array = np.asarray(places, np.int64)
+    if not len(array):
+        return []
+    cuts = np.flatnonzero(np.diff(array) > 1) + 1
+    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(array, cuts)]

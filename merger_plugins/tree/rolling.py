@@ -15,7 +15,7 @@ from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, Vector
 from merger_plugins.errors import EmptyInputError, InputError, StateError, ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger, Strategy
 from merger_plugins.mergers.context import REACH, ContextWeights, Renewal
-from merger_plugins.tree.covering import frontier
+from merger_plugins.tree.covering import frontier, runs
 from merger_plugins.tree.masses import checked_masses
 
 
@@ -211,7 +211,7 @@ class RollingMerge:
             weights=weights or self.merger.context_weights,
         )
         everything = self._renewal is None or self._renewal.outdated(now)
-        spans = [(0, self.places)] if everything else _spans(sorted(self._stale))
+        spans = [(0, self.places)] if everything else runs(sorted(self._stale))
         places = np.concatenate([np.arange(*span) for span in spans]) if spans else np.zeros(0, np.int64)
         parts = [self._contextual(start, stop, weights) for start, stop in spans]
         vectors = np.concatenate(parts) if parts else np.zeros((0, len(now.root)), np.float32)
@@ -225,8 +225,20 @@ class RollingMerge:
     def state(self) -> bytes:
         """What later appends and readings need, without the history: resume with `merger.rolling(state)`.
 
-        At most three times `fanout` nodes a level; with the strategy ``"flat"``, all chunks.
+        At most three times `fanout` nodes a level, 4 d bytes each; with the strategy ``"flat"``, all chunks.
         """
+        return self._saved(compact=False)
+
+    @property
+    def compact_state(self) -> bytes:
+        """As `state`, in three eighths of the space: below 64 kB at 384 dimensions and a million turns.
+
+        Numbers are rounded to 12 bits. The root of what is resumed from it has a cosine of more than
+        1 - 1e-6 with this one (3e-7 was the most on papers of 13,000 chunks), and not the same last digits.
+        """
+        return self._saved(compact=True)
+
+    def _saved(self, *, compact: bool) -> bytes:
         levels = [
             (start, self._chain or level.view(start, stop))
             for level, (start, stop) in zip(self._levels, self._ranges(), strict=False)
@@ -237,11 +249,12 @@ class RollingMerge:
             fanout=self.merger.fanout,
             places=self.places,
             levels=levels,
+            compact=compact,
         )
 
     @classmethod
     def from_state(cls, merger: SequenceMerger, state: bytes, *, strategy: Strategy = "tree") -> RollingMerge:
-        """Resume from `state`, without the history.
+        """Resume from `state` or `compact_state`, without the history.
 
         Raises:
             StateError: the state is damaged, of a newer version, another strategy, fan-out or merger.
@@ -433,12 +446,3 @@ class RollingMerge:
         vectors = self.merger._contextual(unit(leaves.vectors), root, relative, weights)
         vectors[leaves.counts == 0] = 0
         return vectors[start - low : stop - low]
-
-
-def _spans(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive places as (start, stop)."""
-    array = np.asarray(places, np.int64)
-    if not len(array):
-        return []
-    cuts = np.flatnonzero(np.diff(array) > 1) + 1
-    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(array, cuts)]

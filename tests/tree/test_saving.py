@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merger_plugins import RollingMerge
+from merger_plugins import CalibratedMerger, RollingMerge
 from merger_plugins.errors import StateError
 from merger_plugins.tree import frontier
 from tests.strategies import (
@@ -74,6 +74,21 @@ def test_a_state_stays_small(merger):
     levels = len(frontier(5_000, merger.fanout, lazy=merger._lazy_carry))
     assert len(rolling.state) < levels * 3 * merger.fanout * node + 500
     assert levels <= 8
+
+
+@pytest.mark.parametrize("merger", [MEAN, CalibratedMerger(dimension=384)], ids=repr)
+def test_a_compact_state_is_small_and_goes_on_where_the_plain_one_does(merger):
+    vectors = chunk_vectors(0, 1_010, 384) + 1
+    rolling = RollingMerge(merger, history=False)
+    rolling.extend(vectors[:999])
+    compact = merger.rolling(rolling.compact_state)
+    assert len(rolling.compact_state) < 0.4 * len(rolling.state) < 65_536
+    for vector in vectors[999:]:
+        rolling.append(vector)
+        compact.append(vector)
+        compact = merger.rolling(compact.compact_state)
+        assert rolling.vector @ compact.vector > 1 - 1e-6
+    assert (len(compact), compact.places) == (1_010, 1_010)
 
 
 VECTORS = chunk_vectors(0, 45)
