@@ -49,7 +49,7 @@ def bars(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
             0.7,
         ),
         "append and root, the longest over the shortest": (turns["last over first"], "<=", 2.0),
-        "state of a conversation, bytes at the most": (turns["largest state, bytes"], "<=", 65_536),
+        "compact state, bytes at the most": (turns["largest compact state, bytes"], "<=", 65_536),
     }
     return {
         name: {

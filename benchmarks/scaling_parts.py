@@ -306,10 +306,12 @@ def _turns(merger: Any, lengths: list[int]) -> dict[str, Any]:
     block = documents(10_000, 10_000, 10_000)[0]
     rolling = RollingMerge(merger, history=False)
     states: dict[int, bytes] = {}
+    compact: dict[int, bytes] = {}
     for stop in sorted({*lengths, worst}):
         while rolling.places < stop:
             rolling.extend(block[: stop - rolling.places])
-        states[stop] = rolling.state
+        states[stop], compact[stop] = rolling.state, rolling.compact_state
+    rounded = merger.rolling(compact[most]).vector @ merger.rolling(states[most]).vector
     resumed = {length: merger.rolling(states[length]) for length in lengths}
 
     def step(length: int) -> None:
@@ -325,6 +327,8 @@ def _turns(merger: Any, lengths: list[int]) -> dict[str, Any]:
         "state, bytes": {length: len(states[length]) for length in lengths},
         "largest state, bytes": len(states[worst]),
         "largest state, at turn": worst,
+        "largest compact state, bytes": len(compact[worst]),
+        "cosine of the roots of the compact and the plain state": float(rounded),
     }
 
 
