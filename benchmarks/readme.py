@@ -1,6 +1,6 @@
-"""Writes the tables of README.md and onnx_export/EXPERIMENTS.md from the result files.
+"""Writes the tables of README.md, docs/ and onnx_export/EXPERIMENTS.md from the result files.
 
-With ``--check`` it only compares them.
+A table stands between ``<!-- name -->`` and ``<!-- /name -->``. With ``--check`` it only compares them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
 
-README = ROOT / "README.md"
-EXPERIMENTS = ROOT / "onnx_export" / "EXPERIMENTS.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "CONVERSATIONS.md",
+    ROOT / "docs" / "FIGURES.md",
+    ROOT / "onnx_export" / "EXPERIMENTS.md",
+)
 
 DOCUMENT_ROWS = (
     ("truncation", "the first 510 tokens, embedded (truncation)", "1 a document"),
@@ -34,6 +37,14 @@ DOCUMENT_ROWS = (
     ("calibrated chunks + root", "**calibrated chunks + section + root, fused**", "every chunk + 1/10"),
     ("contextual chunks", "**contextual chunks**", "every chunk"),
     ("contextual chunks + root", "**contextual chunks + section + root, fused**", "every chunk + 1/10"),
+)
+HEADLINE_ROWS = (
+    "truncation",
+    "mean",
+    "calibrated root, tree",
+    "raw chunks",
+    "calibrated chunks + root",
+    "contextual chunks",
 )
 PASSAGE_ROWS = (
     ("passages, whole paragraphs, raw", "paragraph embedded as one text, raw", "1 a paragraph"),
@@ -323,9 +334,10 @@ def synthesizer_beside(figures: dict[str, Any]) -> str:
     )
 
 
-def experiments() -> dict[str, str]:
+def trained() -> dict[str, str]:
     figures = load("synthesizer")["figures"]
     return {
+        "synthesizer-beside": synthesizer_beside(figures),
         "ablations": ablation_rows(load("ablations")["figures"]["rows"]),
         "synthesizer": synthesizer_rows(figures),
         "one-vector": one_vector_rows(figures),
@@ -334,7 +346,16 @@ def experiments() -> dict[str, str]:
     }
 
 
-def tables() -> dict[str, str]:
+def document_rows(
+    covid: dict[str, float], xquad: dict[str, float], rows: tuple[tuple[str, str, str], ...]
+) -> str:
+    return table(
+        ("what is stored", "vectors", "COVID-QA", "XQuAD-en"),
+        *((what, vectors, f"{covid[row]:.3f}", f"{xquad[row]:.3f}") for row, what, vectors in rows),
+    )
+
+
+def closed_form() -> dict[str, str]:
     sets = load("retrieval")["figures"]
     covid, xquad = (sets[name]["ndcg@10"] for name in ("covidqa", "xquad_en"))
     gains = sets["covidqa"][GAINS]
@@ -342,13 +363,10 @@ def tables() -> dict[str, str]:
     languages, loose = load("retrieval-languages")["figures"], load("passages")["figures"]
     speed, parity = load("speed")["figures"]["ratios"], load("embedder_parity")
     return {
-        "retrieval": table(
-            ("what is stored", "vectors", "COVID-QA", "XQuAD-en"),
-            *(
-                (what, vectors, f"{covid[row]:.3f}", f"{xquad[row]:.3f}")
-                for row, what, vectors in DOCUMENT_ROWS
-            ),
+        "headline": document_rows(
+            covid, xquad, tuple(row for row in DOCUMENT_ROWS if row[0] in HEADLINE_ROWS)
         ),
+        "retrieval": document_rows(covid, xquad, DOCUMENT_ROWS),
         "passages": table(
             ("what is stored", "vectors", "COVID-QA"),
             *((what, vectors, f"{covid[row]:.3f}") for row, what, vectors in PASSAGE_ROWS),
@@ -382,7 +400,6 @@ def tables() -> dict[str, str]:
         "follow-up": follow_up_rows(conversation["follow-up questions"]),
         "self-contained": self_contained_rows(conversation["self-contained questions"]),
         "chat": chat_rows(load("chat")["figures"]),
-        "synthesizer": synthesizer_beside(load("synthesizer")["figures"]),
         "speed": table(
             ("ratio", "measured"),
             *((name, f"{value:.4f}" if value < 0.1 else f"{value:.2f}") for name, value in speed.items()),
@@ -397,27 +414,26 @@ def tables() -> dict[str, str]:
     }
 
 
-def filled(page: Path, contents: dict[str, str]) -> str:
-    text = page.read_text(encoding="utf-8")
-    for name, content in contents.items():
-        block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
-        text, found = re.subn(
-            rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
-        )
-        if found != 1:
-            raise SystemExit(
-                f"{page.name} needs one block <!-- {name} --> ... <!-- /{name} -->; it has {found}."
-            )
-    return text
+def filled(text: str, name: str, content: str) -> str:
+    block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
+    return re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _: block, text, flags=re.DOTALL)
 
 
 def main() -> int:
+    tables = closed_form() | trained()
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    for name in tables:
+        places = [page.name for page, text in pages.items() for _ in re.findall(f"<!-- {name} -->", text)]
+        if len(places) != 1:
+            raise SystemExit(f"The table {name} must stand in one place; it stands in {places or 'none'}.")
     status = 0
-    for page, contents in ((README, tables()), (EXPERIMENTS, experiments())):
-        fresh = filled(page, contents)
+    for page, text in pages.items():
+        fresh = text
+        for name, content in tables.items():
+            fresh = filled(fresh, name, content)
         if "--check" not in sys.argv:
             page.write_text(fresh, encoding="utf-8")
-        elif fresh != page.read_text(encoding="utf-8"):
+        elif fresh != text:
             wrong = f"{page.name} disagrees with benchmarks/results; run: python -m benchmarks.readme"
             print(wrong, file=sys.stderr)
             status = 1
