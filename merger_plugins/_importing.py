@@ -21,6 +21,10 @@ def imported(module: str, attribute: str, *, what: str) -> Any:
     Raises:
         InputError: there is none.
     """
+    if "" in (*module.split("."), *attribute.split(".")):
+        raise InputError(
+            f"{f'{module}:{attribute}'!r} is no import path; 'module:attribute' was expected of the {what}."
+        )
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -29,7 +29,7 @@ def embedder_named(name: str) -> Any:
     if Path(name).is_dir():
         return _sentence_transformer(name)
     module, colon, attribute = name.partition(":")
-    if not colon or not attribute:
+    if not colon:
         raise InputError(
             f"There is no embedder {name!r}. Pass {MiniLMEmbedder.name!r}, the folder of a "
             "sentence-transformers model, or the import path of an embedding object, such as "

@@ -74,7 +74,7 @@ class NativeSynthesis:
         if probes.context is None:
             raise InputError(
                 f"{probes.name} does not tell how many tokens it reads of one text; say so in "
-                "embed_probes(..., context=512)."
+                "embed_probes(..., context=512), by bench --max-tokens, or as the object's max_seq_length."
             )
         self.probes, self.context = probes, probes.context
 

@@ -43,6 +43,12 @@ def home(tmp_path_factory):
         "    return Opening()\n\n"
         "wide = CalibratedMerger(dimension=9)\n"
     )
+    (home / "lab_embedders.py").write_text(
+        "from tests.finesse.lab import SignedEmbedder\n\n"
+        "class Words(SignedEmbedder):\n"
+        "    max_seq_length = 300\n\n"
+        "words = Words()\n"
+    )
     return home
 
 
@@ -113,6 +119,40 @@ def test_an_own_merger_takes_part(run):
         run(*FIGURES, "--task", "data/eval/woods", "--merger", "lab_mergers:opening", "--json").stdout
     )
     assert {record["rival"] for record in found["records"]} == {"opening", "mean"}
+
+
+def test_another_embedder(run):
+    own = ("--task", "data/eval/woods", "--embedder", "lab_embedders:words")
+    result = run("bench", "--quick", "--axis", "retrieval", "--cache", "cache", *own, "--json")
+    found = json.loads(result.stdout)
+    reason = "it works in dimension 384, and the embedder gives 24"
+    assert f"skipped: the rival synthesizer: {reason}" in found["skipped"]
+    assert {"mean", "calibrated", "truncation"} <= {record["rival"] for record in found["records"]}
+    said = load_bench(Path(found["file"])).run["embedder"]
+    assert (said["name"], said["dimension"], said["context"]) == ("lab_embedders:words", 24, 300)
+    assert len(said["fingerprint"]) == 16
+    again = run(*FIGURES, *own, "--merger", "synthesizer", code=1)
+    assert "'synthesizer' works in dimension 384, and the embedder gives 24" in again.stderr
+    assert "reads 300 tokens at the most" in run(*FIGURES, *own, "--max-tokens", "301", code=1).stderr
+    gone = run(*FIGURES, "--task", "data/eval/woods", "--embedder", "lab_embedders:none", code=1)
+    assert "'lab_embedders:none' cannot be imported" in gone.stderr
+    bundled = json.loads(run(*FIGURES, "--task", "data/eval/woods", "--json").stdout)["file"]
+    other = json.loads(run(*FIGURES, *own, "--json").stdout)["file"]
+    assert "The files have other embedder: " in run("compare", bundled, other, code=1).stderr
+
+
+def test_an_embedder_of_whole_texts(run):
+    native = ("--native", "lab_embedders:words", "--native", "all-MiniLM-L6-v2")
+    found = json.loads(run(*FIGURES, "--task", "data/eval/woods", *native, "--json").stdout)
+    run_of = load_bench(Path(found["file"])).run
+    # The bundled embedder is the base embedder: on whole texts that is truncation, and not a second row.
+    assert [(row["name"], row["asked"]) for row in run_of["rivals"]] == [
+        ("lab_embedders:words, native", True),
+        ("truncation", True),
+        ("mean", False),
+    ]
+    stored = {r["rival"]: r["value"] for r in found["records"] if r["metric"] == "MB a thousand documents"}
+    assert stored == pytest.approx({"lab_embedders:words, native": 0.096, "truncation": 1.536, "mean": 1.536})
 
 
 def test_what_cannot_be_measured_is_said(run):

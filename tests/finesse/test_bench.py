@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from merger_plugins import MeanMerger
+from merger_plugins import MeanMerger, SequenceMerger
+from merger_plugins._batching import unit
 from merger_plugins.errors import (
     DataError,
     DimensionError,
@@ -20,17 +22,28 @@ from merger_plugins.errors import (
 from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of
 from merger_plugins.finesse.bench_results import BenchResult, load_bench, save_bench
 from merger_plugins.finesse.comparing import compare_runs, judge, main_figures
-from merger_plugins.finesse.embedding import revision
+from merger_plugins.finesse.embedding import Embeddings, revision
+from merger_plugins.finesse.fits import Fits
 from merger_plugins.finesse.laboratory import Laboratory, smaller
 from merger_plugins.finesse.metrics import paired
-from merger_plugins.finesse.naming import Entry, rival_named
+from merger_plugins.finesse.naming import Entry, native_named, rival_named
 from merger_plugins.finesse.plan import AXES, BenchSettings, chosen_tasks, settings, steps
-from merger_plugins.finesse.pooling import PooledMerger, first_and_mean
+from merger_plugins.finesse.pooling import PooledMerger, RisingMerger, first_and_mean
+from merger_plugins.finesse.report import dissect_bench
 from merger_plugins.finesse.results import verify
-from merger_plugins.finesse.rivals import Merging
+from merger_plugins.finesse.rivals import Embedded, EveryChunk, Merging, Sample, rivals
+from merger_plugins.finesse.scoring import similarities, top_down
 from merger_plugins.finesse.settings import FinesseSettings
 from merger_plugins.finesse.tasks import Task, tasks_of_folder
-from tests.finesse.lab import WORDS, conversation_data, retrieval_data, sentence, source, written
+from tests.finesse.lab import (
+    WORDS,
+    SignedEmbedder,
+    conversation_data,
+    retrieval_data,
+    sentence,
+    source,
+    written,
+)
 
 SMALL = BenchSettings(
     per_count=4,
@@ -256,6 +269,128 @@ def test_a_baseline_is_met_or_missed(whole: tuple[BenchResult, Path], tmp_path: 
         result, steps={name: step for name, step in result.steps.items() if step.axis != "retrieval"}
     )
     assert "were not measured" in judge(lacking, result).missing[0]
+
+
+class Reader(SignedEmbedder):
+    """Reads whole texts, of up to 330 tokens."""
+
+    max_seq_length = 330
+
+
+@pytest.fixture(scope="module")
+def native(
+    data: tuple[Path, list[Task]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bench, BenchResult]:
+    words = source(data[0])
+    reader = Embedded("reader, native", "", Embeddings(Reader(), name="reader", fingerprint="r1"))
+    entries = chosen_rivals([reader], dimension_of(words), quick=False, names=["mean", "truncation"])
+    sizes = replace(SMALL, axes=("finesse", "retrieval"))
+    bench = Bench(sizes, [data[1][0], data[1][-1]], words, entries)
+    with pytest.warns(UserWarning, match="not independent"):
+        return bench, bench.measure(tmp_path_factory.mktemp("native") / "run.json")
+
+
+def test_an_embedder_of_whole_texts_takes_part(native: tuple[Bench, BenchResult]):
+    bench, result = native
+    rows = {row["name"]: (row["fingerprint"], row["output"]) for row in bench.run["rivals"]}
+    assert rows["reader, native"] == ("r1", None)
+    assert rows["truncation"] == (None, None)
+    found = {
+        record.rival: record
+        for record in result.records
+        if (record.axis, record.metric) == ("retrieval", "MB a thousand documents")
+    }
+    # One vector of its own 24 dimensions a document, beside the base embedder's 51.
+    assert found["reader, native"].value == pytest.approx(24 * 4 / 1e3)
+    assert found["mean"].value == pytest.approx(51 * 4 / 1e3)
+    # Probes of 50 bundled tokens may be 70 of its own: 4 x 70 + 100 is more than it reads.
+    run = result.finesse["reader, native"]
+    assert run.benchmark == "finesse-native"
+    assert list(run.lengths) == [3]
+    sentence = "4 chunks of 70 tokens may not fit a context of 330"
+    assert f"skipped: finesse, reader, native: {sentence}" in result.reasons
+    # Nobody knows how much the base embedder reads.
+    assert "WordEmbedder does not tell how many tokens" in str(result.steps["finesse, truncation"].skipped)
+    texts = {task.name: task for task in bench.tasks}["notes"].load(bench.laboratory.source)
+    assert isinstance(texts, list)
+    probes, fitting = bench.laboratory.probes(bench.tasks[0], SMALL.finesse)
+    sample = fitting.draw(len(probes), 3)[0]
+    grown = [" ".join(probes.probes.texts[row] for row in sample[: stop + 1]) for stop in range(3)]
+    vectors = unit(Reader().embed_documents(grown).astype(np.float32))
+    chunks = unit(Reader().embed_documents([probes.probes.texts[row] for row in sample]).astype(np.float32))
+    assert run.lengths[3].td["q1q3"][0] == pytest.approx(top_down(similarities(vectors, chunks)), abs=1e-5)
+
+
+def test_averages_over_other_lengths_are_not_put_beside_each_other(native: tuple[Bench, BenchResult]):
+    shown = {
+        (record.rival, record.metric, record.at)
+        for record in main_figures(native[1].records)
+        if record.axis == "finesse"
+    }
+    for metric in ("finesse", "rss"):
+        assert ("mean", metric, None) in shown
+        assert ("reader, native", metric, None) not in shown
+        assert {("reader, native", metric, 3), ("mean", metric, 3)} <= shown
+        assert ("mean", metric, 4) not in shown
+
+
+def test_samples_in_native_mode_are_taken_apart(native: tuple[Bench, BenchResult]):
+    bench, result = native
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples, _ = dissect_bench(bench, result)
+    assert {(one.merger, one.length) for one in samples} == {("mean", 3), ("mean", 4), ("reader, native", 3)}
+    for one in samples:
+        scored = result.finesse[one.merger].lengths[one.length]
+        assert one.td["q1q3"].mean() == pytest.approx(scored.td["q1q3"][0], abs=1e-6)
+
+
+def test_embedders_of_whole_texts_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_embedders.py").write_text(
+        "from tests.finesse.test_bench import Reader\n\nreader = Reader()\n\n"
+        "def other():\n    return Reader(most_words=9)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    base = Embeddings.named("own_embedders:reader", tmp_path)
+    found = native_named("own_embedders:other", base)
+    assert (found.name, found.about) == (
+        "own_embedders:other, native",
+        "own_embedders:other on the text itself (330 tokens)",
+    )
+    assert native_named("own_embedders:reader", base) is rivals(["truncation"])[0]
+
+
+def test_mergers_are_made_once_for_a_sample(data: tuple[Path, list[Task]], tmp_path: Path):
+    made: list[int] = []
+
+    def make(sample: Sample) -> SequenceMerger:
+        made.append(sum(map(len, sample)))
+        return first_and_mean()
+
+    mine = [
+        Merging("mine", "", make),
+        Merging("turned", "", make, around=RisingMerger),
+        EveryChunk("chunks", "", make),
+    ]
+    words = source(data[0])
+    entries = chosen_rivals(mine, dimension_of(words), quick=False, names=["mean"])
+    tried = len(made)
+    sizes = replace(SMALL, axes=("retrieval", "fidelity", "associativity", "order"))
+    bench = Bench(sizes, data[1][-1:], words, entries)
+    result = bench.measure(tmp_path / "run.json")
+    assert len(made) == tried + 1
+    values = {
+        r.rival: r.value for r in result.records if (r.axis, r.metric) == ("fidelity", "teacher cosine")
+    }
+    assert values["mine"] != values["turned"]
+    # Of the same chunks in other documents, and to time it, it is made anew.
+    loaded = bench.laboratory.collection(data[1][-1])
+    fits = Fits(samples=1)
+    for sample in (loaded.sequences(), [loaded.chunks], [loaded.chunks], loaded.sequences()):
+        fits.remembering(mine[0]).merger(sample)
+    assert len(made) == tried + 4
+    bench.laboratory.cost(data[1][-1], repeats=1)
+    assert len(made) == tried + 6  # of the two that merge
 
 
 def test_mergers_are_found_by_name_folder_and_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,15 @@ from merger_plugins.finesse.collections import unit_texts, units
 from merger_plugins.finesse.embedding import Embeddings, embedder_fingerprint, revision
 from merger_plugins.finesse.follow_ups import FollowUps
 from merger_plugins.finesse.tasks import TASKS, Task, available, tasks_of_folder
-from tests.finesse.lab import WORDS, WordEmbedder, conversation_data, retrieval_data, source, written
+from tests.finesse.lab import (
+    WORDS,
+    SignedEmbedder,
+    WordEmbedder,
+    conversation_data,
+    retrieval_data,
+    source,
+    written,
+)
 
 
 def test_a_set_is_read_cut_and_embedded(tmp_path: Path):
@@ -227,27 +234,6 @@ def test_an_embedder_that_cannot_be_measured_is_refused(
 
 def test_one_text_twice_may_have_one_vector_twice():
     assert len(Embeddings(Fixed([3.0, 4.0]))("texts", ["moss", "moss"])) == 2
-
-
-class SignedEmbedder:
-    """A text's vector is the sum of its words' random vectors; the last words are not read."""
-
-    fingerprint = ""
-
-    def __init__(self, most_words: int = 10_000, *, scale: float = 1.0, queries: float = 1.0) -> None:
-        self.most_words, self.scale, self.queries = most_words, scale, queries
-
-    def embed_documents(self, texts: Sequence[str]) -> Any:
-        return np.stack([self._of(text) for text in texts])
-
-    def embed_query(self, text: str) -> Any:
-        return self._of(text) * self.queries
-
-    def _of(self, text: str) -> Any:
-        words = [f"{place % 60} {word}" for place, word in enumerate(text.split())]
-        seeds = [int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") for word in words]
-        drawn = [np.random.default_rng(seed).standard_normal(24) for seed in seeds[: self.most_words]]
-        return np.sum(drawn, axis=0) * self.scale
 
 
 def test_embedders_are_told_apart_by_what_they_make():
