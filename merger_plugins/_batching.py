@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
-from merger_plugins.errors import DimensionError, EmptyInputError, InputError, NonFiniteError, ZeroVectorError
+from merger_plugins.errors import (
+    DimensionError,
+    EmptyInputError,
+    InputError,
+    NoMemoryError,
+    NonFiniteError,
+    ZeroVectorError,
+)
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -210,11 +217,12 @@ class Batch:
     masses: NDArray[np.float32]
 
 
-def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
+def batches(sequences: Ragged, longest: int | None = None, *, most: int = ITEMS_PER_BATCH) -> Iterator[Batch]:
     """Batches of one or similar lengths; each sequence of at most `longest` vectors is in exactly one.
 
-    A batch holds at most `ITEMS_PER_BATCH` vectors, or one sequence where that alone is longer. Lengths that
-    have `ITEMS_UNPADDED` vectors are not padded, and no sequence is by more than a quarter of its length.
+    A batch holds at most `most` vectors, padding included, or one sequence where that alone is longer.
+    Lengths that have `ITEMS_UNPADDED` vectors are not padded, and no sequence is by more than a quarter of
+    its length.
     """
     lengths, starts = sequences.lengths, sequences.starts
     end = len(lengths) if longest is None else int(np.searchsorted(lengths, longest, side="right"))
@@ -224,14 +232,44 @@ def batches(sequences: Ragged, longest: int | None = None) -> Iterator[Batch]:
         stop = int(np.searchsorted(lengths[:end], least, side="right"))
         if (stop - start) * least < ITEMS_UNPADDED:
             stop = int(np.searchsorted(lengths[:end], least * 5 // 4, side="right"))
-        if (stop - start) * lengths[stop - 1] > ITEMS_PER_BATCH:
+        if (stop - start) * lengths[stop - 1] > most:
             items = lengths[start:stop] * np.arange(1, stop - start + 1)
-            stop = start + max(int(np.searchsorted(items, ITEMS_PER_BATCH, side="right")), 1)
+            stop = start + max(int(np.searchsorted(items, most, side="right")), 1)
         span = slice(int(starts[start]), int(starts[stop - 1] + lengths[stop - 1]))
         yield _padded(
             sequences.rows[start:stop], lengths[start:stop], sequences.vectors[span], sequences.masses[span]
         )
         start = stop
+
+
+def in_runs(
+    count: int, at_once: int, call: Callable[[slice], Matrix], on_halving: Callable[[int], None]
+) -> Matrix:
+    """The rows of `count` things, some at a time: half as many from where memory runs out.
+
+    Args:
+        count: at least 1.
+        at_once: how many to begin with, at least 1.
+        call: gives the rows of a slice of them, or raises `NoMemoryError`.
+        on_halving: is told how many are taken at once from there on.
+
+    Raises:
+        NoMemoryError: there is no room for a single one.
+    """
+    parts: list[Matrix] = []
+    start = 0
+    while start < count:
+        part = slice(start, min(start + at_once, count))
+        try:
+            parts.append(call(part))
+        except NoMemoryError:
+            if part.stop - start == 1:
+                raise
+            at_once = (part.stop - start) // 2
+            on_halving(at_once)
+        else:
+            start = part.stop
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _padded(rows: NDArray[np.intp], lengths: NDArray[np.intp], vectors: Matrix, masses: Vector) -> Batch:

@@ -1,11 +1,18 @@
-"""The only importer of ONNX Runtime: providers, threads, and a look at what really loaded."""
+"""The only importer of ONNX Runtime: providers, threads, and a look at what really loaded and runs."""
 
+import json
 import mmap
 import os
+import subprocess
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from merger_plugins._extras import require
 from merger_plugins.errors import ArtefactError, InputError, MissingExtraError, ProviderError
@@ -23,24 +30,30 @@ class SessionConfig:
     Attributes:
         providers: ONNX Runtime's names in order of preference, every one of which must load; None for
             CUDA where it works, else the CPU.
-        threads: CPU threads of one session; None for the physical cores that this process may use.
+        threads: CPU threads of one session; None for `default_threads`.
 
     Raises:
-        InputError: no provider at all, a bare string of them, or fewer than one thread.
+        InputError: no provider at all, a bare string of them, fewer than one thread, or more than this
+            process may use at once.
     """
 
-    providers: tuple[str, ...] | None = None
+    providers: Sequence[str] | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.providers is not None:
-            if not self.providers or isinstance(self.providers, str):  # type: ignore[unreachable]
+            if not self.providers or isinstance(self.providers, str):
                 raise InputError(
                     f"providers is {self.providers!r}; it takes names such as ({CPU!r},), or None."
                 )
             object.__setattr__(self, "providers", tuple(self.providers))
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise InputError(f"threads is {self.threads!r}; it takes a number from 1 on, or None.")
+        if self.threads is not None and self.threads > usable_threads():
+            raise InputError(
+                f"threads is {self.threads}, and this process may use {usable_threads()} at once: more would "
+                "wait for each other. Pass at most that, or None for one a physical core."
+            )
 
 
 class Session(Protocol):
@@ -58,13 +71,25 @@ class Session(Protocol):
     def get_providers(self) -> list[str]:
         """The providers that loaded."""
 
+    def io_binding(self) -> Any:
+        """Inputs and outputs on devices of the caller's choice."""
 
-def create_session(path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:
+    def run_with_iobinding(self, iobinding: Any) -> None:
+        """Compute what was bound."""
+
+    def end_profiling(self) -> str:
+        """The file with the profile."""
+
+
+def create_session(
+    path: str | os.PathLike[str], config: SessionConfig | None = None, *, profile: Path | None = None
+) -> Session:
     """Load an ONNX file.
 
     Args:
         path: the file; data that it keeps in other files must lie in its folder.
         config: providers and threads; None for the defaults.
+        profile: where to write a profile, a path without its ending; None for none.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -80,7 +105,7 @@ def create_session(path: str | os.PathLike[str], config: SessionConfig | None = 
         absent = [name for name in config.providers if name not in available]
         if absent:
             raise _provider_error(absent, available, "not available here")
-        session = _load(runtime, path, config, config.providers)
+        session = _load(runtime, path, config, config.providers, profile)
         # ONNX Runtime answers a provider that fails to start with the CPU, and no error.
         absent = [name for name in config.providers if name not in session.get_providers()]
         if absent:
@@ -88,23 +113,94 @@ def create_session(path: str | os.PathLike[str], config: SessionConfig | None = 
         return session
     if CUDA in available:
         try:
-            return _load(runtime, path, config, (CUDA, CPU))
+            return _load(runtime, path, config, (CUDA, CPU), profile)
         except ProviderError:
             pass  # a GPU build on a machine without a working GPU
-    return _load(runtime, path, config, (CPU,))
+    return _load(runtime, path, config, (CPU,), profile)
+
+
+def run(session: Session, output: str, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Compute one output; on CUDA through bound memory, whose inputs and output are copied once each."""
+    if session.get_providers()[0] == CUDA:
+        return run_bound(session, output, feed, device="cuda")
+    result: NDArray[Any] = session.run([output], feed)[0]
+    return result
+
+
+def run_bound(
+    session: Session, output: str, feed: Mapping[str, NDArray[Any]], *, device: str
+) -> NDArray[Any]:
+    """Compute one output in the memory of a device (``"cuda"``, ``"cpu"``) and copy it from there."""
+    binding = session.io_binding()
+    for name, array in feed.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array))
+    binding.bind_output(output, device)
+    session.run_with_iobinding(binding)
+    result: NDArray[Any] = binding.copy_outputs_to_cpu()[0]
+    return result
+
+
+def placement(
+    path: str | os.PathLike[str], config: SessionConfig | None, feed: Mapping[str, NDArray[Any]]
+) -> dict[str, int]:
+    """How many of a graph's operators each provider ran for an input; raises as `create_session`.
+
+    A provider that loaded leaves operators that it does not have to the next one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = create_session(path, config, profile=Path(folder) / "profile")
+        session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_bytes())
+    ran = (event["args"] for event in events if event.get("cat") == "Node" and event.get("args"))
+    return dict(Counter(args["provider"] for args in ran if "provider" in args))
+
+
+_NO_MEMORY = ("out of memory", "failed to allocate memory", "alloc_failed", "bad_alloc", "bad allocation")
+"""What messages of ONNX Runtime, CUDA and cuBLAS say, in lower case: there is no class for it."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of a session says that memory ran out, the processor's or a device's."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
+def free_device_memory() -> int | None:
+    """Bytes that are free on the GPU that a session uses; None where nobody tells."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    command = ["nvidia-smi", "-i", first, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return int(asked.stdout.split()[0]) << 20  # it answers in MiB
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
 
 
 def default_threads() -> int:
-    """Physical cores among those that this process may use, within its control group's quota."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    allowed = affinity(0) if affinity else range(os.cpu_count() or 1)
+    """Physical cores among those that this process may use; fewer where OMP_NUM_THREADS says so.
+
+    numpy's own pool obeys that variable too, and frameworks set it for the processes that they start.
+    """
     cores = {
         _read(f"/sys/devices/system/cpu/cpu{index}/topology/thread_siblings_list", str(index))
-        for index in allowed
+        for index in _allowed()
     }
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(wished) if wished.isdigit() and int(wished) else len(cores)
+    return min(len(cores), most, usable_threads())
+
+
+def usable_threads() -> int:
+    """Threads that can run at once in this process: its processors, within its control group's quota."""
+    count = len(_allowed())
     quota, _, period = _read("/sys/fs/cgroup/cpu.max", "max").partition(" ")
-    limit = -(-int(quota) // int(period)) if quota.isdigit() and period.isdigit() else len(cores)
-    return max(1, min(len(cores), limit))
+    limit = -(-int(quota) // int(period)) if quota.isdigit() and period.isdigit() else count
+    return max(1, min(count, limit))
+
+
+def _allowed() -> Sequence[int]:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
 
 
 def _read(path: str, absent: str) -> str:
@@ -123,15 +219,20 @@ def _onnxruntime() -> Any:
         ) from error
 
 
-def _load(runtime: Any, path: Path, config: SessionConfig, providers: Sequence[str]) -> Session:
+def _load(
+    runtime: Any, path: Path, config: SessionConfig, providers: Sequence[str], profile: Path | None
+) -> Session:
     states = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="cpu", purpose=_PURPOSE)
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = config.threads or default_threads()
+    # Settings may come from a larger machine, in a pickle.
+    options.intra_op_num_threads = min(config.threads or default_threads(), usable_threads())
     options.inter_op_num_threads = 1
     # Waiting threads sleep: spinning gained nothing here and takes the cores from everyone else.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Its cache of allocation plans, one for every shape of input ever seen, would grow without end.
     options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if CUDA in providers and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()
     try:

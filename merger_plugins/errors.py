@@ -13,6 +13,7 @@
     │   └── UntrustedCodeError           a checkpoint brings code that nobody agreed to run
     ├── FingerprintError                 vectors of two different mergers would be mixed
     ├── ProviderError (RuntimeError)     ONNX Runtime cannot give the execution provider asked for
+    ├── NoMemoryError (MemoryError)      a merge does not fit into the memory of the processor or the GPU
     ├── DocumentError                    a file cannot be read as text
     ├── TrainingError (RuntimeError)     a training cannot start or go on
     ├── ClusterError (RuntimeError)      a Ray cluster cannot be reached, or gave up
@@ -71,6 +72,10 @@ class FingerprintError(MergerError):
 
 class ProviderError(MergerError, RuntimeError):
     """ONNX Runtime cannot give the execution provider that was asked for."""
+
+
+class NoMemoryError(MergerError, MemoryError):
+    """A merge does not fit into the memory of the processor or the GPU."""
 
 
 class DocumentError(MergerError):

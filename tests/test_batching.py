@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merger_plugins import MergerError, _batching
-from merger_plugins._batching import as_masses, as_matrix, as_vector, batches, ragged, unit
-from merger_plugins.errors import DimensionError, EmptyInputError, InputError, NonFiniteError, ZeroVectorError
+from merger_plugins._batching import as_masses, as_matrix, as_vector, batches, in_runs, ragged, unit
+from merger_plugins.errors import (
+    DimensionError,
+    EmptyInputError,
+    InputError,
+    NoMemoryError,
+    NonFiniteError,
+    ZeroVectorError,
+)
 from tests.strategies import chunk_vectors, normalised, ragged_batches
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -202,9 +209,35 @@ def test_lengths_with_vectors_enough_are_not_padded_nor_copied(monkeypatch):
         assert np.shares_memory(batch.vectors, laid.vectors)
 
 
-def test_a_batch_is_bounded_and_a_longer_sequence_comes_alone(monkeypatch):
-    monkeypatch.setattr(_batching, "ITEMS_PER_BATCH", 20)
+def test_a_batch_is_bounded_and_a_longer_sequence_comes_alone():
     lengths = [5] * 9 + [30, 31]
     laid = ragged([chunk_vectors(i, length) for i, length in enumerate(lengths)])
-    sizes = [batch.mask.shape for batch in batches(laid)]
+    sizes = [batch.mask.shape for batch in batches(laid, most=20)]
     assert sizes == [(4, 5), (4, 5), (1, 5), (1, 30), (1, 31)]
+
+
+@given(st.integers(1, 60), st.integers(1, 80), st.integers(1, 80))
+def test_runs_are_halved_until_they_fit_and_give_every_row_once(count, at_once, room):
+    rows = np.arange(count, dtype=np.float32)[:, None]
+    sizes, told = [], []
+
+    def call(part):
+        size = part.stop - part.start
+        if size > room:
+            raise NoMemoryError(f"{size} of {room}")
+        sizes.append(size)
+        return rows[part]
+
+    assert np.array_equal(in_runs(count, at_once, call, told.append), rows)
+    assert max(sizes) <= min(at_once, room)
+    assert told == sorted(told, reverse=True)
+    assert max(sizes) * 2 >= min(at_once, room, count)  # not smaller than they need be
+    assert bool(told) == (min(at_once, count) > room)
+
+
+def test_no_room_for_a_single_row_is_an_error():
+    def call(part):
+        raise NoMemoryError(f"no room for {part}")
+
+    with pytest.raises(NoMemoryError, match=r"slice\(0, 1"):
+        in_runs(5, 4, call, lambda _: None)

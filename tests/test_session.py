@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from merger_plugins import _session
-from merger_plugins._session import CPU, CUDA, SessionConfig, create_session, default_threads
+from merger_plugins._session import (
+    CPU,
+    CUDA,
+    SessionConfig,
+    create_session,
+    default_threads,
+    free_device_memory,
+    run_bound,
+    usable_threads,
+)
 from merger_plugins.errors import ArtefactError, InputError, MissingExtraError, ProviderError
 
 onnx = pytest.importorskip("onnx", reason="graphs are made with onnx: install the extra export")
@@ -226,6 +235,52 @@ def test_threads_are_counted_from_one(threads: Any) -> None:
         SessionConfig(threads=threads)
 
 
+def test_more_threads_than_the_process_may_use_are_refused_with_both_numbers() -> None:
+    most = usable_threads()
+    assert SessionConfig(threads=most).threads == most
+    with pytest.raises(InputError, match=rf"threads is {most + 1}, and this process may use {most}"):
+        SessionConfig(threads=most + 1)
+
+
+def test_settings_from_a_larger_machine_run_with_the_threads_there_are(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as larger:
+        larger.setattr(_session, "usable_threads", lambda: 512)
+        config = SessionConfig(threads=512)
+    session = create_session(graph, config)
+    assert session.get_session_options().intra_op_num_threads == usable_threads()
+
+
+def test_bound_memory_gives_what_a_plain_run_gives(graph: Path) -> None:
+    values = np.arange(12, dtype=np.float32)[::2]  # not contiguous
+    session = create_session(graph, SessionConfig(providers=(CPU,)))
+    bound = run_bound(session, "y", {"x": values}, device="cpu")
+    assert np.array_equal(bound, session.run(["y"], {"x": values})[0])
+
+
+def test_free_memory_is_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert free_device_memory() is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\n[ "$2" = 3 ] && echo 1024\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert free_device_memory() == 1 << 30
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert free_device_memory() is None  # it failed: there is no GPU 0
+
+
+@pytest.mark.parametrize(("wished", "expected"), [("1", 1), ("2", 2), ("64", 4), ("0", 4), ("many", 4)])
+def test_fewer_threads_where_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, wished: str, expected: int
+) -> None:
+    monkeypatch.setattr(_session, "_read", lambda _, absent: absent)
+    monkeypatch.setattr(_session, "_allowed", lambda: range(4))
+    monkeypatch.setenv("OMP_NUM_THREADS", wished)
+    assert default_threads() == expected
+
+
 @pytest.mark.parametrize(
     ("siblings", "quota", "expected"),
     [
@@ -246,4 +301,5 @@ def test_default_threads(
 
     monkeypatch.setattr(_session, "_read", read)
     monkeypatch.setattr(_session.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert default_threads() == expected

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from merger_plugins._batching import Batch, Ragged, as_masses, as_matrix, batches, ragged, unit
+from merger_plugins._batching import (
+    ITEMS_PER_BATCH,
+    Batch,
+    Ragged,
+    as_masses,
+    as_matrix,
+    batches,
+    ragged,
+    unit,
+)
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
 from merger_plugins.errors import EmptyInputError, ZeroVectorError
@@ -109,7 +118,7 @@ class SequenceMerger(ABC):
         largest = np.maximum.reduceat(sequences.masses, sequences.starts)
         sequences = replace(sequences, masses=sequences.masses / np.repeat(largest, sequences.lengths))
         merged = np.empty((len(sequences.lengths), sequences.vectors.shape[1]), np.float32)
-        for batch in batches(sequences, self.window):
+        for batch in batches(sequences, self.window, most=self._items_per_batch()):
             merged[batch.rows] = self._merge_batch(batch)
         if self.window is not None:
             for index in np.flatnonzero(sequences.lengths > self.window):
@@ -224,6 +233,10 @@ class SequenceMerger(ABC):
     @abstractmethod
     def _out(self, directions: Matrix) -> Matrix:
         """(n, d) directions in node space -> (n, d) unit vectors that a raw query can search."""
+
+    def _items_per_batch(self) -> int:
+        """How many vectors, padding included, `merge_many` gives `_merge_batch` at the most."""
+        return ITEMS_PER_BATCH
 
     def _ready(self, vectors: Matrix) -> Matrix:
         """(n, d) chunk vectors -> (n, d) as `_merge_batch` takes them: leaves, where a merger says no other.

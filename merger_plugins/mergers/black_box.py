@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merger_plugins._batching import Batch, unit
+from merger_plugins._batching import ITEMS_PER_BATCH, Batch, in_runs, unit
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import NonFiniteError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.context import ContextWeights
+
+logger = logging.getLogger(__name__)
 
 ITEMS_PER_RUN = 2_048
 """Vectors, padding included, that the model sees at once: more of them leave the processor's cache."""
@@ -42,6 +45,7 @@ class BlackBoxMerger(SequenceMerger):
     _what = "graph"  # what errors call the model
     _lock: threading.Lock  # held while the model is loaded
     _loaded: Any  # the model, once it was used
+    _items_per_run = ITEMS_PER_RUN  # a GPU takes more, and fewer once its memory has run out
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_loaded")}
@@ -53,7 +57,11 @@ class BlackBoxMerger(SequenceMerger):
     def _call(
         self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
     ) -> Matrix:
-        """Vectors (b, n, d), mask and masses (b, n) with 1 as their largest -> (b, d) of any length."""
+        """Vectors (b, n, d), mask and masses (b, n) with 1 as their largest -> (b, d) of any length.
+
+        Raises:
+            NoMemoryError: there is no room for so many at once.
+        """
 
     def _run(
         self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
@@ -62,15 +70,25 @@ class BlackBoxMerger(SequenceMerger):
 
         Raises:
             NonFiniteError: the model gives NaN or infinity.
+            NoMemoryError: a single sequence does not fit into memory.
         """
-        step = max(1, ITEMS_PER_RUN // vectors.shape[1])
-        parts = [
-            self._call(
-                vectors[start : start + step], mask[start : start + step], masses[start : start + step]
+        places = vectors.shape[1]
+
+        def halved(at_once: int) -> None:
+            self._items_per_run = at_once * places
+            logger.warning(
+                "Memory ran out while %s merged: going on with %d sequences of %d vectors at once.",
+                self.path,
+                at_once,
+                places,
             )
-            for start in range(0, len(vectors), step)
-        ]
-        merged: Matrix = parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        merged = in_runs(
+            len(vectors),
+            max(1, self._items_per_run // places),
+            lambda part: self._call(vectors[part], mask[part], masses[part]),
+            halved,
+        )
         squared = np.einsum("bd,bd->b", merged, merged)
         broken = ~np.isfinite(squared)
         if broken.any():
@@ -82,6 +100,9 @@ class BlackBoxMerger(SequenceMerger):
         squared[squared == 0] = 1
         merged /= np.sqrt(squared)[:, None]
         return merged
+
+    def _items_per_batch(self) -> int:
+        return max(ITEMS_PER_BATCH, self._items_per_run)
 
     # -- what the tree needs ---------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from merger_plugins._artefact import CONFIG, open_artefact
 from merger_plugins._extras import require
-from merger_plugins.errors import ArtefactError
+from merger_plugins.errors import ArtefactError, InputError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.mean import MeanMerger
@@ -28,7 +29,11 @@ def bundled(name: str) -> Path:
 
 
 def load_merger(
-    name_or_path: str | os.PathLike[str] | None = None, *, trust_remote_code: bool = False
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    trust_remote_code: bool = False,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
 ) -> SequenceMerger:
     """Load a merger.
 
@@ -39,15 +44,22 @@ def load_merger(
             torch runs (`TransformersMerger`); or a Hugging Face id (``owner/name``) of either, which is
             downloaded with the extra ``hub``.
         trust_remote_code: run Python code that comes with a checkpoint; see `TransformersMerger`.
+        providers: of a merger that is an ONNX graph, ONNX Runtime's execution providers, each of which must
+            load, such as ``("CUDAExecutionProvider",)``; None for CUDA where it works, else the CPU.
+        threads: of a merger that is an ONNX graph, CPU threads; see `OnnxMerger`.
 
     Raises:
+        InputError: `providers` or `threads` for another kind of merger: numpy's threads are set by the
+            environment variable OMP_NUM_THREADS, before it is imported.
         ArtefactError: nothing there, damaged, of a newer version, or no merger.
         UntrustedCodeError: a checkpoint brings code, and `trust_remote_code` is False.
         MissingExtraError: what it needs is not installed.
     """
     if name_or_path is None:
         name_or_path = DEFAULT
+    wishes = {"providers": providers, "threads": threads}
     if name_or_path == MeanMerger.kind:
+        _check_wishes("the mean", wishes)
         return MeanMerger()
     folder = Path(name_or_path)
     if not folder.is_dir() and isinstance(name_or_path, str):
@@ -60,20 +72,31 @@ def load_merger(
     if _is_checkpoint(folder):
         from merger_plugins.mergers.transformers import TransformersMerger
 
+        _check_wishes(f"{folder}, which torch runs,", wishes)
         return TransformersMerger(name_or_path, trust_remote_code=trust_remote_code)
     artefact = open_artefact(folder)
     kind = artefact.config.get("kind")
+    if kind == "onnx":
+        from merger_plugins.mergers.onnx import OnnxMerger
+
+        return OnnxMerger(folder, providers=providers, threads=threads)
+    _check_wishes(f"{folder}, which numpy runs,", wishes)
     if kind == MeanMerger.kind:
         return MeanMerger()
     if kind == CalibratedMerger.kind:
         return CalibratedMerger.load(artefact)
-    if kind == "onnx":
-        from merger_plugins.mergers.onnx import OnnxMerger
-
-        return OnnxMerger(folder)
     raise ArtefactError(
         f"{folder} holds the kind {kind!r}, which is no merger; expected 'mean', 'calibrated' or 'onnx'."
     )
+
+
+def _check_wishes(what: str, wishes: dict[str, Any]) -> None:
+    wished = [name for name, value in wishes.items() if value is not None]
+    if wished:
+        raise InputError(
+            f"{' and '.join(wished)} arrived for {what} and that is no ONNX graph. Leave it out; the threads "
+            "of numpy and torch are set by the environment variable OMP_NUM_THREADS."
+        )
 
 
 def is_hub_id(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,21 @@ from numpy.typing import NDArray
 
 from merger_plugins._artefact import CARD, CONFIG, fingerprint_of, open_artefact, write_artefact
 from merger_plugins._batching import unit
-from merger_plugins._session import Session, SessionConfig, create_session, refuse_outside_data
+from merger_plugins._session import (
+    CUDA,
+    Session,
+    SessionConfig,
+    create_session,
+    free_device_memory,
+    is_out_of_memory,
+    placement,
+    refuse_outside_data,
+    run,
+)
 from merger_plugins._types import Matrix, MatrixLike
-from merger_plugins.errors import ArtefactError, FingerprintError, InputError
+from merger_plugins.errors import ArtefactError, FingerprintError, InputError, NoMemoryError
 from merger_plugins.mergers.base import SequenceMerger
-from merger_plugins.mergers.black_box import BlackBoxMerger
+from merger_plugins.mergers.black_box import ITEMS_PER_RUN, BlackBoxMerger
 from merger_plugins.mergers.context import ContextWeights
 from merger_plugins.mergers.graphs import MODEL
 
@@ -39,6 +49,20 @@ _SIGNATURE = (
     "A merger's graph takes vectors (b, n, d) float32, mask (b, n) bool and masses (b, n) float32, and gives "
     "merged (b, d) float32, with b dynamic. Export it again with that signature."
 )
+
+
+ITEMS_ON_DEVICE = 65_536
+"""Vectors, padding included, that a GPU begins with where nobody tells how much memory it has free."""
+
+_NUMBERS_KEPT = 64
+"""Numbers that a graph may hold at once for every number of its input: our widest needs about so many."""
+
+
+def items_for(free: int | None, dimension: int) -> int:
+    """How many vectors, padding included, a GPU with so many free bytes begins with: half of what may fit."""
+    if free is None:
+        return ITEMS_ON_DEVICE
+    return max(ITEMS_PER_RUN, free // 2 // (4 * dimension * _NUMBERS_KEPT))
 
 
 @dataclass(frozen=True)
@@ -65,7 +89,8 @@ class OnnxMerger(BlackBoxMerger):
             any number) and optionally ``context_weights``, or an ONNX file, whose static shapes tell both.
         providers: ONNX Runtime's execution providers in order of preference, each of which must load; None
             for CUDA where it works, else the CPU.
-        threads: CPU threads of one merge; None for the physical cores that this process may use.
+        threads: CPU threads of one merge; None for the physical cores that this process may use, or for
+            OMP_NUM_THREADS where that says fewer.
 
     Raises:
         ArtefactError: missing or damaged, another kind of folder, or a graph with another signature.
@@ -80,7 +105,7 @@ class OnnxMerger(BlackBoxMerger):
         self,
         path: str | os.PathLike[str],
         *,
-        providers: tuple[str, ...] | None = None,
+        providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
         self.path = Path(path).absolute()
@@ -141,6 +166,27 @@ class OnnxMerger(BlackBoxMerger):
         """The same as `save`: the graph is there already."""
         return self.save(folder)
 
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """ONNX Runtime's execution providers that loaded, in order of preference; raises as a merge does."""
+        return tuple(self._graph().session.get_providers())
+
+    def placement(self) -> dict[str, int]:
+        """How many operators of the graph each provider runs, found by merging two vectors under a profiler.
+
+        Raises:
+            ProviderError, MissingExtraError: as a merge.
+        """
+        graph = self._graph()
+        shape = (1, graph.places or 2, self.dimension or 1)
+        vectors = unit(np.ones(shape, np.float32))
+        feed = {
+            "vectors": vectors,
+            "mask": np.ones(shape[:2], np.bool_),
+            "masses": np.ones(shape[:2], np.float32),
+        }
+        return placement(self._model(), self._session_config, feed)
+
     # -- files and session -----------------------------------------------------------------------------
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -175,10 +221,20 @@ class OnnxMerger(BlackBoxMerger):
                 self._loaded = loaded
             return self._loaded
 
+    def _model(self) -> Path:
+        return self.path / MODEL if self.path.is_dir() else self.path
+
     def _load(self) -> _Graph:
-        model = self.path / MODEL if self.path.is_dir() else self.path
-        session = create_session(model, self._session_config)
-        return _Graph(session, *_shapes(session, model))
+        session = create_session(self._model(), self._session_config)
+        graph = _Graph(session, *_shapes(session, self._model()))
+        on_device = session.get_providers()[0] == CUDA
+        dimension = self.dimension or graph.dimension or 1
+        self._items_per_run = items_for(free_device_memory(), dimension) if on_device else ITEMS_PER_RUN
+        return graph
+
+    def _items_per_batch(self) -> int:
+        self._graph()  # which tells where it runs
+        return super()._items_per_batch()
 
     def _check_sizes(self, graph: _Graph) -> None:
         too_wide = graph.places is not None and (self.window is None or self.window > graph.places)
@@ -207,10 +263,15 @@ class OnnxMerger(BlackBoxMerger):
         self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
     ) -> Matrix:
         try:
-            (rows,) = self._graph().session.run(
-                ["merged"], {"vectors": vectors, "mask": mask, "masses": masses}
-            )
+            feed = {"vectors": vectors, "mask": mask, "masses": masses}
+            rows = run(self._graph().session, "merged", feed)
         except Exception as error:  # ONNX Runtime's errors have no base of their own
+            if is_out_of_memory(error):
+                raise NoMemoryError(
+                    f"{len(vectors)} sequences of {vectors.shape[1]} vectors do not fit into memory with the "
+                    f"graph of {self.path}: {error}. Free some, or run it on the CPU: "
+                    "providers=('CPUExecutionProvider',)."
+                ) from error
             raise ArtefactError(
                 f"The graph of {self.path} failed on vectors of shape {vectors.shape}: {error}. " + _SIGNATURE
             ) from error

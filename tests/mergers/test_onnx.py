@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from merger_plugins import MeanMerger, OnnxMerger, SequenceMerger, load_merger
 from merger_plugins._artefact import write_artefact
-from merger_plugins._session import CPU
+from merger_plugins._session import CPU, CUDA
 from merger_plugins.errors import (
     ArtefactError,
     DimensionError,
@@ -25,6 +25,7 @@ from merger_plugins.errors import (
     FingerprintError,
     InputError,
     MissingExtraError,
+    NoMemoryError,
     NonFiniteError,
     ProviderError,
     StateError,
@@ -34,6 +35,7 @@ from merger_plugins.mergers import onnx as module
 from merger_plugins.mergers.black_box import ITEMS_PER_RUN
 from merger_plugins.mergers.context import ContextWeights
 from merger_plugins.mergers.graphs import MODEL
+from merger_plugins.mergers.loading import SYNTHESIZER
 from tests.strategies import (
     CALIBRATED,
     DIMENSION,
@@ -46,7 +48,7 @@ from tests.strategies import (
 )
 
 onnx = pytest.importorskip("onnx", reason="install the extra export")
-pytest.importorskip("onnxruntime", reason="install the extra cpu")
+onnxruntime = pytest.importorskip("onnxruntime", reason="install the extra cpu")
 
 WINDOW = 4
 CLOSE = 1e-5
@@ -691,6 +693,60 @@ def test_a_graph_that_fails_on_its_input_is_reported(tmp_path: Path) -> None:
         merger.merge(chunk_vectors(21, 2))
 
 
+def greedy() -> Any:
+    """Sums, beside which it fills an array: 16 MB for two sequences, more than any machine has for four."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Shape", ["mask"], ["shape"]),
+        make("Gather", ["shape", "zero"], ["sequences"]),
+        make("Mul", ["sequences", "eleven"], ["power"]),
+        make("Cast", ["power"], ["asked"], to=FLOAT),
+        make("Min", ["asked", "most"], ["exponent"]),
+        make("Pow", ["two", "exponent"], ["size"]),
+        make("Cast", ["size"], ["length"], to=INT64),
+        make("Unsqueeze", ["length", "axis"], ["one_axis"]),
+        make("ConstantOfShape", ["one_axis"], ["filled"]),
+        make("ReduceMax", ["filled"], ["nothing"], keepdims=0),
+        make("ReduceSum", ["vectors", "places"], ["sum"], keepdims=0),
+        make("Add", ["sum", "nothing"], ["merged"]),
+    ]
+    constants = {
+        "zero": np.array(0),
+        "eleven": np.array(11),
+        "most": np.array(48, np.float32),
+        "two": np.array(2, np.float32),
+        "axis": np.array([0]),
+        "places": np.array([1]),
+    }
+    return build(nodes, constants)
+
+
+def test_where_memory_runs_out_half_as_many_are_merged_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    merger = OnnxMerger(saved(greedy(), tmp_path / "greedy.onnx"))
+    sequences = [chunk_vectors(seed, 2) for seed in range(7)]
+    merged = merger.merge_many(sequences)
+    expected = normalised(np.stack([normalised(part).sum(axis=0) for part in sequences]))
+    np.testing.assert_allclose(merged, expected, atol=CLOSE)
+    said = [record.getMessage() for record in caplog.records]
+    assert [message.partition("going on with ")[2] for message in said] == [
+        "3 sequences of 2 vectors at once.",
+        "1 sequences of 2 vectors at once.",
+    ]
+    merger.merge_many(sequences)
+    assert len(caplog.records) == 2  # it begins where it ended before
+
+
+def test_a_sequence_that_fits_into_no_memory_is_an_error_that_says_so(tmp_path: Path) -> None:
+    model = greedy()
+    (eleven,) = (tensor for tensor in model.graph.initializer if tensor.name == "eleven")
+    eleven.CopyFrom(onnx.numpy_helper.from_array(np.array(48), "eleven"))
+    merger = OnnxMerger(saved(model, tmp_path / "greedy.onnx"))
+    with pytest.raises(NoMemoryError, match=r"1 sequences of 2 vectors do not fit .*greedy\.onnx.*allocate"):
+        merger.merge(chunk_vectors(0, 2))
+
+
 # -- sessions --------------------------------------------------------------------------------------------
 
 
@@ -736,6 +792,31 @@ def test_copies_merge_with_a_session_of_their_own(
     assert again.rolling().merger is again
     np.testing.assert_array_equal(again.merge(vectors), expected)
     assert len(created) == 1
+
+
+def test_what_ran_where_is_told(merger: OnnxMerger) -> None:
+    assert merger.providers == (CPU,)
+    placed = merger.placement()
+    assert set(placed) == {CPU}
+    assert placed[CPU] >= 3
+
+
+def test_threads_and_providers_reach_a_graph_and_nothing_else(folders: dict[str, Path]) -> None:
+    loaded = load_merger(folders["mean"], providers=[CPU], threads=1)
+    assert isinstance(loaded, OnnxMerger)
+    assert loaded.providers == (CPU,)
+    assert loaded._graph().session.get_session_options().intra_op_num_threads == 1
+    for name in ("mean", None):
+        with pytest.raises(InputError, match=r"threads arrived for .* no ONNX graph.*OMP_NUM_THREADS"):
+            load_merger(name, threads=1)
+
+
+def test_cuda_where_there_is_none_is_an_error_that_says_so() -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has CUDA")
+    merger = load_merger(SYNTHESIZER, providers=(CUDA,))
+    with pytest.raises(ProviderError, match=rf"{CUDA}: not available here.*merger-plugins\[gpu\]"):
+        merger.merge(np.ones((2, 384), np.float32))
 
 
 def test_a_relative_path_survives_a_change_of_folder(
