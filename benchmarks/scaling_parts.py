@@ -113,14 +113,18 @@ def _torch_rivals(sequences: list[Floats]) -> dict[str, Callable[[], object]]:
 
 def re_embedding() -> dict[str, float]:
     """The demo's chunks through the bundled embedder: tokens and chunks a second."""
-    files = sorted(file for file in CORPUS.iterdir() if file.suffix in (".md", ".txt"))
-    texts = [
-        chunk.text for file in files for chunk in SentenceChunker().split(file.read_text(encoding="utf-8"))
-    ]
+    texts = demo_chunks()
     embedder = load_embedder()
     tokens = sum(map(embedder.count_tokens, texts))
     seconds = medians({"embed": lambda: embedder.embed_documents(texts)}, rounds=3)["embed"]
     return {"tokens a second": round(tokens / seconds), "chunks a second": round(len(texts) / seconds)}
+
+
+def demo_chunks() -> list[str]:
+    """The chunks of the demo's documents."""
+    files = sorted(file for file in CORPUS.iterdir() if file.suffix in (".md", ".txt"))
+    splitter = SentenceChunker()
+    return [chunk.text for file in files for chunk in splitter.split(file.read_text(encoding="utf-8"))]
 
 
 def machine() -> dict[str, float]:
