@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +25,10 @@ from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics
 from merger_plugins.mergers.mean import MeanMerger
+from merger_plugins.stores.backend import Backend, Where
 from merger_plugins.stores.extracting import Sheet
 from merger_plugins.stores.foreign import Edition
+from merger_plugins.stores.gathering import read
 from merger_plugins.stores.records import PointIds
 from merger_plugins.stores.workshop import Step, Taken, Task, Workshop
 
@@ -103,6 +105,7 @@ class Aside:
 
     def __init__(self, task: Task) -> None:
         self._owed = 0
+        self._dimension = task.dimension
         self._folder: str | None = None
         paths = [path or str(Path.cwd()) for path in sys.path]
         self._process = subprocess.Popen(
@@ -135,6 +138,10 @@ class Aside:
             self._process.wait()
         if self._folder is not None:  # is still there where the process was killed
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def gather(self, backend: Backend, where: Where, progress: Callable[[int], object]) -> None:
+        """As `Workshop.gather`; the other process takes in what this one reads."""
+        read(backend, where, self._dimension, self.take, progress)
 
     def take(self, sheet: Sheet) -> None:
         """As `Workshop.take`."""

@@ -12,7 +12,7 @@ from uuid import UUID
 from merger_plugins.errors import FingerprintError, StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
-from merger_plugins.stores.aside import Aside, workshop_for
+from merger_plugins.stores.aside import workshop_for
 from merger_plugins.stores.backend import Backend, Where
 from merger_plugins.stores.filling import GROWTH, Backfilled, Order
 from merger_plugins.stores.foreign import CONTEXTUAL_KIND, Edition, Foreign, Reading
@@ -22,15 +22,14 @@ from merger_plugins.stores.gathering import (
     in_lots,
     merger_of,
     opened,
-    read,
     seldom_collected,
 )
 from merger_plugins.stores.holding import Hold
 from merger_plugins.stores.layouts import recognised
 from merger_plugins.stores.records import PointIds, namespace_of
 from merger_plugins.stores.settings import Settings, drop_statistics, write_statistics
-from merger_plugins.stores.weaving import Woven
-from merger_plugins.stores.workshop import Task, Workshop
+from merger_plugins.stores.weaving import Woven, write_woven
+from merger_plugins.stores.workshop import Task, Workplace
 
 _SAMPLE = 1_000
 _DELETED_AT_ONCE = 1_000
@@ -84,10 +83,8 @@ class _Run:
         calibrates = new and self._is_calibrated(base)
         task = Task(backend.collection, reading, dimension, order.scratch, expected, calibrates)
         mergers = (base, *order.others, *order.known)
-        with closing(workshop_for(task, mergers, one_process=order.one_process)) as workshop:
-            read(
-                backend, where, dimension, workshop.take, lambda done: order.report("reading", done, expected)
-            )
+        with closing(self._workplace(task, mergers)) as workshop:
+            workshop.gather(backend, where, lambda done: order.report("reading", done, expected))
             taken = workshop.taken()
             if taken.left.counts and not order.skip_missing:
                 raise StoreError(
@@ -118,6 +115,11 @@ class _Run:
                 calibration_vectors=edition.calibration_vectors,
                 fingerprint=edition.fingerprint,
             )
+
+    def _workplace(self, task: Task, mergers: Sequence[SequenceMerger]) -> Workplace:
+        if self.order.engine is not None:
+            return self.order.engine.workplace(task, self.backend)
+        return workshop_for(task, mergers, one_process=self.order.one_process)
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class _Run:
     # -- the edition -----------------------------------------------------------------------------------
 
     def _edition(
-        self, workshop: Workshop | Aside, chunks: int, reading: Reading, base: SequenceMerger
+        self, workshop: Workplace, chunks: int, reading: Reading, base: SequenceMerger
     ) -> tuple[Edition, SequenceMerger]:
         """What to work on, and its merger: the one that is there, unless something calls for another."""
         foreign = self.foreign or Foreign()
@@ -223,7 +225,7 @@ class _Run:
         return self.order.calibrate
 
     def _new_edition(
-        self, workshop: Workshop | Aside, chunks: int, reading: Reading, base: SequenceMerger
+        self, workshop: Workplace, chunks: int, reading: Reading, base: SequenceMerger
     ) -> tuple[Edition, SequenceMerger]:
         if not self._is_calibrated(base):
             return Edition(reading.edition(base.fingerprint), reading, base.fingerprint), base
@@ -261,7 +263,7 @@ class _Run:
         else:
             self._hold.beat()
 
-    def _finish(self, workshop: Workshop | Aside, edition: Edition) -> None:
+    def _finish(self, workshop: Workplace, edition: Edition) -> None:
         """Let searches answer from what was made, then drop what they answered from before."""
         if self.foreign is None or self.foreign == Foreign(edition, None):
             return
@@ -272,7 +274,7 @@ class _Run:
             drop_statistics(self.backend, keep=edition.fingerprint if edition.pieces else None)
         self._save(Foreign(edition, None), held=False)
 
-    def _sweep(self, workshop: Workshop | Aside, edition: Edition) -> None:
+    def _sweep(self, workshop: Workplace, edition: Edition) -> None:
         """Remove other editions, and what an interrupted call left of this one."""
         keys = ["edition", "document_id", "position"]
         points = (
@@ -307,14 +309,14 @@ class _Run:
         self.foreign = foreign
 
     def _merge(
-        self, workshop: Workshop | Aside, chunks: int, edition: Edition, merger: SequenceMerger
+        self, workshop: Workplace, chunks: int, edition: Edition, merger: SequenceMerger
     ) -> tuple[int, int, int]:
         """Merge what is not merged yet; returns how many documents there are, were merged, and are gone."""
         for stored in in_lots(_stored(self.backend, edition, self._where.documents), _KNOWN_AT_ONCE):
             workshop.know(stored)
         documents = merged = done = 0
         for step in workshop.merging(merger, edition, edition.ids(self._namespace())):
-            if step.stale or step.woven is not None:
+            if step.stale or step.writes or step.woven is not None:
                 self._before_writing(edition)
             if step.stale:
                 self.backend.delete("merged", step.stale)
@@ -332,14 +334,8 @@ class _Run:
         return documents, merged, len(gone)
 
     def _write(self, woven: Woven, edition: Edition) -> None:
-        """The root last: a document that has one of its present content is done."""
         self._hold.beat()
-        if woven.contextual and edition.reading.contextual == "named":
-            self.backend.write_contextual(woven.contextual)
-        elif woven.contextual:
-            self.backend.write("merged", woven.contextual)
-        if woven.sections or woven.roots:
-            self.backend.write("merged", [*woven.sections, *woven.roots])
+        write_woven(self.backend, woven, edition)
 
 
 def _stored(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.stores.layouts import Wanted
+
+if TYPE_CHECKING:
+    from merger_plugins.stores.backend import Backend
+    from merger_plugins.stores.workshop import Task, Workplace
 
 Stage = Literal["reading", "calibrating", "merging"]
 
@@ -93,6 +97,13 @@ class Backfilled:
     fingerprint: str
 
 
+class Engine(Protocol):
+    """Where a back-fill sorts, calibrates and merges, such as a cluster."""
+
+    def workplace(self, task: Task, backend: Backend) -> Workplace:
+        """Set up for a back-fill of this database."""
+
+
 @dataclass(frozen=True)
 class Order:
     """A back-fill to be done.
@@ -113,6 +124,7 @@ class Order:
             documents otherwise.
         keep: whether the calibration stays, however much the collection has grown.
         one_process: whether to do without another process, however many points there are.
+        engine: sorts and merges in the place of processes of this package; None for those.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -127,6 +139,7 @@ class Order:
     documents: tuple[str, ...] | None = None
     keep: bool = False
     one_process: bool = False
+    engine: Engine | None = None
 
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Tell how far it is."""

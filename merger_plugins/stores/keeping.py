@@ -19,7 +19,7 @@ from merger_plugins.stores.commits import PATIENCE
 from merger_plugins.stores.comparing import repair_backfilled, verify_backfilled
 from merger_plugins.stores.desk import Desk
 from merger_plugins.stores.documents import checked_id
-from merger_plugins.stores.filling import GROWTH, Backfilled, BackfillProgress, Order
+from merger_plugins.stores.filling import GROWTH, Backfilled, BackfillProgress, Engine, Order
 from merger_plugins.stores.foreign import ContextualPlace
 from merger_plugins.stores.layouts import Wanted
 
@@ -183,6 +183,7 @@ class Keeping(StoreBase):
         anew: bool = False,
         scratch: str | os.PathLike[str] | None = None,
         one_process: bool = False,
+        engine: Engine | None = None,
         progress: Callable[[BackfillProgress], object] | None = None,
     ) -> Backfilled:
         """Add section and root vectors to a collection that another application wrote.
@@ -213,6 +214,7 @@ class Keeping(StoreBase):
             scratch: folder for the temporary file; the system's for None.
             one_process: whether to do without another process, in which the points of large collections are
                 otherwise sorted and merged.
+            engine: sorts and merges elsewhere, such as `merger_plugins.ray.RayEngine`.
             progress: called after every batch.
 
         Raises:
@@ -230,6 +232,7 @@ class Keeping(StoreBase):
             anew=anew,
             scratch=scratch,
             one_process=one_process,
+            engine=engine,
             progress=progress,
         )
         try:

@@ -44,6 +44,7 @@ class Gathered:
         content: hash of everything that was read of them, and of their order.
         metadata: what all of them share.
         rows: (n,) places in the file of vectors.
+        first: place of the first one; above 0 where only some chunks of the document are here.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Gathered:
     content: str = ""
     metadata: Payload = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -132,7 +134,7 @@ class Spool:
         """Take chunks in, in whatever order they come."""
         if not len(page):
             return
-        keys = [self._compared(key, [order[key] for order in page.order]) for key in range(self._keys)]
+        keys = [compared([order[key] for order in page.order], self._kinds[key]) for key in range(self._keys)]
         self._names.update(page.whole)
         rows = zip(
             range(self.chunks, self.chunks + len(page)),
@@ -168,13 +170,7 @@ class Spool:
         """
         if len(self._names) > 1:
             self._refuse_twins()
-        for name, kinds in zip(order_by, self._kinds, strict=True):
-            if {"number", "text"} <= kinds:
-                raise InputError(
-                    f"The field {name!r} holds numbers on some points and text on others, which have no "
-                    "common order. Name another field with order_by= (--order-by), or make them alike."
-                )
-        self._text_keys = ["text" in kinds for kinds in self._kinds]
+        self._text_keys = as_text(order_by, self._kinds)
         if not self._keys:
             return 0
         keys = ", ".join(["document", *self._sorted_keys()])
@@ -198,7 +194,7 @@ class Spool:
         with self._disk():
             ordered = self._db.execute(f"SELECT {_COLUMNS} FROM chunks ORDER BY {order}")
         for name, group in groupby(ordered, key=itemgetter(1)):
-            yield _gathered(name, group)
+            yield gathered(name, group)
 
     def rows(self) -> Iterator[list[int]]:
         """The rows of every document, by name; in the order in which they came, as that sorts faster."""
@@ -268,28 +264,13 @@ class Spool:
     def _sorted_keys(self) -> list[str]:
         return [f"{'t' if text else 'n'}{i}" for i, text in enumerate(self._text_keys)]
 
-    def _compared(self, key: int, values: list[str | int | float]) -> tuple[list[Any], list[Any]]:
-        """The values of a field of the order as numbers, where they are any, and as text, where they are."""
-        kinds = self._kinds[key]
-        if not any(type(value) is str for value in values):
-            kinds.add("number")
-            return [_number(value) for value in values], [None] * len(values)
-        numbers = [_number(value) for value in values]
-        for value, number in zip(values, numbers, strict=True):
-            kinds.add("number" if type(value) is not str else "text" if number is None else "either")
-        return numbers, [value if type(value) is str else None for value in values]
-
     def _refuse_twins(self) -> None:
         with self._disk():
             twins = self._db.execute(
                 "SELECT document FROM chunks GROUP BY document HAVING min(whole) < max(whole) LIMIT 3"
             ).fetchall()
         if twins:
-            named = ", ".join(name for (name,) in twins)
-            raise InputError(
-                f"Two documents have one name, once as a number and once as text: {named}. "
-                "Give one of them another name, or name another field with group_by= (--group-by)."
-            )
+            raise twins_error([name for (name,) in twins])
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -309,6 +290,45 @@ class Spool:
             ) from error
 
 
+def compared(values: list[str | int | float], kinds: set[str]) -> tuple[list[Any], list[Any]]:
+    """The values of a field of the order as numbers, where they are any, and as text, where they are.
+
+    Args:
+        values: of some points.
+        kinds: takes in what they are: ``"number"``, ``"text"``, or ``"either"`` for text that is a number.
+    """
+    if not any(type(value) is str for value in values):
+        kinds.add("number")
+        return [_number(value) for value in values], [None] * len(values)
+    numbers = [_number(value) for value in values]
+    for value, number in zip(values, numbers, strict=True):
+        kinds.add("number" if type(value) is not str else "text" if number is None else "either")
+    return numbers, [value if type(value) is str else None for value in values]
+
+
+def as_text(order_by: Sequence[str], kinds: Sequence[set[str]]) -> list[bool]:
+    """Whether each field of the order compares as text, by what `compared` found of all points.
+
+    Raises:
+        InputError: a field holds numbers and text that is none.
+    """
+    for name, found in zip(order_by, kinds, strict=True):
+        if {"number", "text"} <= found:
+            raise InputError(
+                f"The field {name!r} holds numbers on some points and text on others, which have no "
+                "common order. Name another field with order_by= (--order-by), or make them alike."
+            )
+    return ["text" in found for found in kinds]
+
+
+def twins_error(names: Sequence[str]) -> InputError:
+    """The error for documents of which each has the name of another."""
+    return InputError(
+        f"Two documents have one name, once as a number and once as text: {', '.join(names)}. "
+        "Give one of them another name, or name another field with group_by= (--group-by)."
+    )
+
+
 def _number(value: str | int | float) -> float | int | None:
     if not isinstance(value, str):
         return _storable(value)
@@ -324,7 +344,8 @@ def _storable(value: int | float) -> int | float:
     return value if -_LARGEST <= value < _LARGEST else float(value)
 
 
-def _gathered(name: str, rows: Iterable[tuple[Any, ...]]) -> Gathered:
+def gathered(name: str, rows: Iterable[tuple[Any, ...]]) -> Gathered:
+    """A document of its chunks, (row, name, id, mass, digest, metadata) each, in reading order."""
     made = Gathered(name)
     digest = blake2b(digest_size=16)
     last, common = None, set[str]()

@@ -14,7 +14,7 @@ from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.context import REACH
-from merger_plugins.stores.backend import Payload, Point
+from merger_plugins.stores.backend import Backend, Payload, Point
 from merger_plugins.stores.foreign import CHUNK, CHUNKS, CONTEXTUAL_KIND, Edition
 from merger_plugins.stores.planning import SOURCES, root_level
 from merger_plugins.stores.records import METADATA, SCHEMA, PointIds
@@ -80,15 +80,47 @@ class Weaver:
             for document in documents:
                 yield from self._by_itself(document)
 
-    def stale(self, document: Gathered | None, name: str, before: int) -> list[str]:
+    def excerpt(self, part: Gathered) -> Woven:
+        """The sections of some chunks of a long document, which begin where a section begins.
+
+        Args:
+            part: the chunks, as many as fill sections, or up to the end of the document.
+        """
+        merger, fanout = self.merger, self.merger.fanout
+        vectors, masses = self._read(part.rows), np.array(part.masses, np.float32)
+        cuts = range(0, len(part), fanout)
+        spans = [(low, min(low + fanout, len(part))) for low in cuts]
+        merged = merger._merge_ready(_spanned(merger._ready(vectors), masses, np.array(spans)))
+        made = [
+            self._section(part, part.first // fanout + index, vector) for index, vector in enumerate(merged)
+        ]
+        return Woven([], made, [])
+
+    def root(self, document: Gathered, count: int, mass: float, vector: Vector) -> Point:
+        """The root of a document of `count` chunks, which has sections.
+
+        Args:
+            document: its name, content and metadata; its chunks need not be there.
+            count: how many chunks it has.
+            mass: of all of them.
+            vector: (d,) merged.
+
+        Raises:
+            ZeroVectorError: the vector has length zero.
+        """
+        _checked(document, vector, count)
+        payload = self._payload(document, "root", root_level(count, self.merger.fanout), 0, count, mass)
+        payload |= {"content": document.content, "source": SOURCES[False], "writing": False}
+        return Point(self.ids.root(document.name), payload, vector)
+
+    def stale(self, now: int, name: str, before: int) -> list[str]:
         """Ids of points that a document has no more.
 
         Args:
-            document: as it is now; None where it is gone.
+            now: how many chunks it has; 0 where it is gone.
             name: its name.
             before: how many chunks it had.
         """
-        now = len(document) if document is not None else 0
         ids = [
             self.ids.section(name, 1, index)
             for index in range(self._sections_of(now), self._sections_of(before))
@@ -99,7 +131,7 @@ class Weaver:
 
     def expected(self, document: Gathered) -> list[str]:
         """Ids of the points that a document has in the companion."""
-        return [self.ids.root(document.name), *self.stale(None, document.name, len(document))]
+        return [self.ids.root(document.name), *self.stale(0, document.name, len(document))]
 
     def _is_flat(self, document: Gathered) -> bool:
         """Whether the tree reads the chunks themselves, so that many documents can be merged at once."""
@@ -136,7 +168,7 @@ class Weaver:
                 long.append((document, rolling._root_direction()))
         if long:
             for (document, _), root in zip(long, merger._out(np.stack([d for _, d in long])), strict=True):
-                woven.roots.append(self._root(document, _checked(document, root)))
+                woven.roots.append(self._root(document, root))
         merged = merger._merge_ready(_spanned(ready, masses, np.array(spans)))
         for (document, section), vector in zip(owners, merged, strict=True):
             if section is None:
@@ -168,7 +200,8 @@ class Weaver:
             ]
             yield Woven([], made, [])
         towards = rolling._root_direction()[None]
-        root = _checked(document, merger._out(towards)[0])
+        root = merger._out(towards)[0]
+        _checked(document, root, len(document))
         if self.edition.reading.contextual != "none":
             direction = unit(towards)[0]
             for start in range(0, len(document), self._block):
@@ -190,7 +223,8 @@ class Weaver:
         return [
             Point(
                 self.ids.chunk(document.name, place),
-                self._payload(document, CONTEXTUAL_KIND, 0, place, place + 1) | {CHUNK: document.ids[place]},
+                self._payload(document, CONTEXTUAL_KIND, 0, place, place + 1, document.masses[place])
+                | {CHUNK: document.ids[place]},
                 vector,
             )
             for place, vector in zip(range(start, stop), made, strict=True)
@@ -198,19 +232,21 @@ class Weaver:
 
     def _section(self, document: Gathered, index: int, vector: Vector) -> Point:
         start = index * self.merger.fanout
-        stop = min(start + self.merger.fanout, len(document))
-        payload = self._payload(document, "section", 1, start, stop) | {CHUNKS: document.ids[start:stop]}
+        stop = min(start + self.merger.fanout, document.first + len(document))
+        own = slice(start - document.first, stop - document.first)
+        mass = float(sum(document.masses[own]))
+        payload = self._payload(document, "section", 1, start, stop, mass) | {CHUNKS: document.ids[own]}
         return Point(self.ids.section(document.name, 1, index), payload, vector)
 
     def _root(self, document: Gathered, vector: Vector) -> Point:
-        count = len(document)
-        payload = self._payload(document, "root", root_level(count, self.merger.fanout), 0, count)
-        payload |= {"content": document.content, "source": SOURCES[False], "writing": False}
-        if not self._sections_of(count):
-            payload[CHUNKS] = document.ids
-        return Point(self.ids.root(document.name), payload, vector)
+        root = self.root(document, len(document), float(sum(document.masses)), vector)
+        if not self._sections_of(len(document)):
+            root.payload[CHUNKS] = document.ids
+        return root
 
-    def _payload(self, document: Gathered, kind: str, level: int, start: int, stop: int) -> Payload:
+    def _payload(
+        self, document: Gathered, kind: str, level: int, start: int, stop: int, mass: float
+    ) -> Payload:
         return {
             "schema": SCHEMA,
             "kind": kind,
@@ -218,12 +254,22 @@ class Weaver:
             "level": level,
             "position": start,
             "stop": stop,
-            "mass": float(sum(document.masses[start:stop])),
+            "mass": mass,
             "count": stop - start,
             "fingerprint": self.merger.fingerprint,
             "edition": self.edition.name,
             METADATA: document.metadata,
         }
+
+
+def write_woven(backend: Backend, woven: Woven, edition: Edition) -> None:
+    """Write what was woven, the roots last: a document that has one of its present content is done."""
+    if woven.contextual and edition.reading.contextual == "named":
+        backend.write_contextual(woven.contextual)
+    elif woven.contextual:
+        backend.write("merged", woven.contextual)
+    if woven.sections or woven.roots:
+        backend.write("merged", [*woven.sections, *woven.roots])
 
 
 def _spanned(vectors: Matrix, masses: Vector, spans: NDArray[np.intp]) -> Ragged:
@@ -262,10 +308,9 @@ def _unpacked(*lists: _Packed) -> Woven:
     return Woven(*map(points, lists))
 
 
-def _checked(document: Gathered, root: Vector) -> Vector:
+def _checked(document: Gathered, root: Vector, count: int) -> None:
     if not root.any():
         raise ZeroVectorError(
-            f"The {len(document)} chunks of the document {document.name!r} merge to a vector of length zero: "
+            f"The {count} chunks of the document {document.name!r} merge to a vector of length zero: "
             "they cancel out. Vectors of one embedding model never do; check where they came from."
         )
-    return root

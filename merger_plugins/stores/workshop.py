@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from merger_plugins.errors import StoreError
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibration import CalibrationStatistics, MixedStatistics
-from merger_plugins.stores.extracting import Extractor, Sheet
+from merger_plugins.stores.backend import Backend, Where
+from merger_plugins.stores.extracting import UNIT_WITHIN, Extractor, Sheet
 from merger_plugins.stores.filling import Left
 from merger_plugins.stores.foreign import Edition, Reading
-from merger_plugins.stores.gathering import batches, block_of, in_lots
+from merger_plugins.stores.gathering import batches, block_of, in_lots, read
 from merger_plugins.stores.records import PointIds
 from merger_plugins.stores.spool import Gathered, Spool
 from merger_plugins.stores.weaving import Weaver, Woven
@@ -65,6 +67,7 @@ class Step:
         documents: how many documents are done with this step.
         merged: how many of these were merged; the others are as they were.
         chunks: how many chunks they have.
+        writes: whether points are being written elsewhere, now and until the next step.
     """
 
     stale: list[str] = field(default_factory=list)
@@ -72,6 +75,41 @@ class Step:
     documents: int = 0
     merged: int = 0
     chunks: int = 0
+    writes: bool = False
+
+
+class Workplace(Protocol):
+    """What a back-fill asks of a workshop, wherever that is; `Workshop` says what the methods do."""
+
+    def close(self) -> None:
+        """As `Workshop.close`."""
+
+    def gather(self, backend: Backend, where: Where, progress: Callable[[int], object]) -> None:
+        """As `Workshop.gather`."""
+
+    def taken(self) -> Taken:
+        """As `Workshop.taken`."""
+
+    def settle(self) -> int:
+        """As `Workshop.settle`."""
+
+    def know(self, stored: Sequence[tuple[str, str, int]]) -> None:
+        """As `Workshop.know`."""
+
+    def calibrating(self) -> Iterator[int]:
+        """As `Workshop.calibrating`."""
+
+    def statistics(self) -> CalibrationStatistics:
+        """As `Workshop.statistics`."""
+
+    def merging(self, merger: SequenceMerger, edition: Edition, ids: PointIds) -> Iterator[Step]:
+        """As `Workshop.merging`."""
+
+    def gone(self) -> list[str]:
+        """As `Workshop.gone`."""
+
+    def sizes(self, documents: Sequence[str]) -> list[int]:
+        """As `Workshop.sizes`."""
 
 
 class Workshop:
@@ -97,6 +135,10 @@ class Workshop:
         """Remove the temporary files."""
         self.spool.close()
 
+    def gather(self, backend: Backend, where: Where, progress: Callable[[int], object]) -> None:
+        """Read chunk points and take them in; raises as `gathering.read` and `take`."""
+        read(backend, where, self._task.dimension, self.take, progress)
+
     def take(self, sheet: Sheet) -> None:
         """Take points in, in whatever order they come.
 
@@ -107,14 +149,7 @@ class Workshop:
         page = self._extractor.page(sheet)
         self.spool.add(page)
         self._mixed.add(page.vectors, page.documents)
-        if self._task.reading.distance is not None and not self._extractor.unit:
-            raise StoreError(
-                f"The chunk vectors of {self._task.collection!r} are compared by "
-                f"{self._task.reading.distance}, and have lengths from {self._extractor.shortest:.4g} to "
-                f"{self._extractor.longest:.4g}. Merged vectors are compared by cosine, which ranks the same "
-                "way only where all have length 1. Copy the collection into one with cosine distance, or "
-                "write unit vectors into it."
-            )
+        refuse_lengths(self._task, self._extractor.shortest, self._extractor.longest)
 
     def taken(self) -> Taken:
         """What came in so far."""
@@ -168,7 +203,7 @@ class Workshop:
                 same, before = spool.is_known(document)
                 if not same:
                     changed.append(document)
-                    stale += weaver.stale(document, document.name, before)
+                    stale += weaver.stale(len(document), document.name, before)
             spool.note(batch)
             if stale:
                 yield Step(stale)
@@ -183,6 +218,21 @@ class Workshop:
     def sizes(self, documents: Sequence[str]) -> list[int]:
         """How many chunks documents have, once `merging` is through; 0 where there is no such document."""
         return [self.spool.size_of(document) for document in documents]
+
+
+def refuse_lengths(task: Task, shortest: float, longest: float) -> None:
+    """Make sure that vectors of these lengths can be compared by cosine.
+
+    Raises:
+        StoreError: the collection compares in another way, and not all lengths are 1.
+    """
+    if task.reading.distance is not None and (shortest < 1 - UNIT_WITHIN or longest > 1 + UNIT_WITHIN):
+        raise StoreError(
+            f"The chunk vectors of {task.collection!r} are compared by {task.reading.distance}, and have "
+            f"lengths from {shortest:.4g} to {longest:.4g}. Merged vectors are compared by cosine, which "
+            "ranks the same way only where all have length 1. Copy the collection into one with cosine "
+            "distance, or write unit vectors into it."
+        )
 
 
 def _parts(batch: list[list[int]], dimension: int) -> Iterator[list[list[int]]]:
