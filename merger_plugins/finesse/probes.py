@@ -86,6 +86,7 @@ class EmbeddedProbes:
     Attributes:
         probes: the texts.
         embedder: what embedded them.
+        embed: the same, whose vectors are kept between runs where there is a folder for them.
         name: of the embedder.
         fingerprint: of the embedder; None where it has none.
         context: tokens that the embedder reads of one text; None where it does not tell.
@@ -96,6 +97,7 @@ class EmbeddedProbes:
 
     probes: Probes
     embedder: Embedder
+    embed: Embeddings
     name: str
     fingerprint: str | None
     context: int | None
@@ -236,6 +238,7 @@ def embed_probes(
     return EmbeddedProbes(
         probes,
         embeddings.embedder,
+        embeddings,
         embeddings.name,
         embeddings.fingerprint,
         embeddings.context,

@@ -21,6 +21,7 @@ SEPARATOR: Final = " "
 MARGIN: Final = 100
 """Tokens of an embedder's context that native mode leaves free, as the public package does."""
 
+_KEPT = "native/texts"  # one file a sample
 _VECTORS_AT_ONCE = 32_768
 
 
@@ -90,7 +91,7 @@ class NativeSynthesis:
             if len(rows) == 1:
                 vectors[number] = self.probes.vectors[rows[0]]
         if longer:
-            vectors[longer] = self.probes.embedder.embed_documents([self._text(sequences[i]) for i in longer])
+            vectors[longer] = self.probes.embed(_KEPT, [self._text(sequences[number]) for number in longer])
         return vectors
 
     def timed(self, sequence: Indices) -> tuple[float, float]:

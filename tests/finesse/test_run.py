@@ -138,6 +138,16 @@ def test_native_mode_embeds_the_growing_text(probes: EmbeddedProbes) -> None:
         run_native(replace(native, context=None), settings)
 
 
+def test_texts_of_native_mode_are_embedded_once(probes: EmbeddedProbes, tmp_path: Path) -> None:
+    embedder = WordEmbedder()
+    native = embed_probes(probes.probes, embedder, folder=tmp_path)
+    settings = replace(SETTINGS, timed=0, order_lengths=(4,))
+    first = run_native(native, settings)
+    embedder.seen.clear()
+    assert run_native(native, settings).scores_hash == first.scores_hash
+    assert embedder.seen == []
+
+
 def test_the_bundled_embedder_and_mergers(tmp_path: Path) -> None:
     texts = [Article(str(n), "en", text) for n, text in enumerate(TOPICS)]
     probes = embed_probes(choose_probes(texts, 8, tokens=12))
