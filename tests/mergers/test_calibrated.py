@@ -44,7 +44,7 @@ def test_the_merge_solves_the_normal_equations(merger, sequence):
     assert np.allclose(merger.merge(vectors, masses=masses), naive_merge(merger, vectors, masses), atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 3, DIMENSION, DIMENSION + 1, 15, 16, 95, 96, 149, 400, 1_536, 1_537])
+@pytest.mark.parametrize("count", [1, 3, DIMENSION, DIMENSION + 1, 15, 16, 95, 96, 149, 400, 4_096, 4_097])
 def test_the_merge_solves_them_for_few_and_for_many_chunks(count):
     vectors = chunk_vectors(count, count)
     masses = np.random.default_rng(count).lognormal(0, 2, count)
@@ -57,7 +57,7 @@ def test_in_the_dimension_of_a_real_model_it_is_as_exact():
     rotation = np.linalg.qr(rng.standard_normal((384, 384)))[0]
     collection = (rng.standard_normal((3_000, 384)) * np.geomspace(1, 0.02, 384)) @ rotation + 0.02
     merger = CalibratedMerger(dimension=384).calibrated(collection)
-    lengths = [2, 60, 100, 390, 700, 1_600]
+    lengths = [2, 60, 100, 390, 700, 4_100]
     parts = [collection[rng.integers(0, 3_000, n)] for n in lengths]
     masses = [rng.lognormal(0, 1, n) for n in lengths]
     merged = merger.merge_many(parts, masses=masses)
