@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from benchmarks import scaling_tables
 from benchmarks.common import RESULTS, ROOT
 
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "CONVERSATIONS.md",
     ROOT / "docs" / "FIGURES.md",
+    ROOT / "docs" / "SCALE.md",
     ROOT / "onnx_export" / "EXPERIMENTS.md",
 )
 
@@ -420,7 +422,7 @@ def filled(text: str, name: str, content: str) -> str:
 
 
 def main() -> int:
-    tables = closed_form() | trained()
+    tables = closed_form() | trained() | scaling_tables.tables()
     pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
     for name in tables:
         places = [page.name for page, text in pages.items() for _ in re.findall(f"<!-- {name} -->", text)]
