@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from merger_plugins.cli import options
-from merger_plugins.cli.output import running, table
+from merger_plugins.cli.output import Output, running, table
 
 if TYPE_CHECKING:
+    from merger_plugins.finesse.bench_results import BenchResult
     from merger_plugins.finesse.comparing import Difference
+    from merger_plugins.finesse.rankings import Ranking
 
 
 def command(
@@ -26,6 +29,10 @@ def command(
     everything: Annotated[
         bool, typer.Option("--all", help="Every metric, and every figure that something was varied for.")
     ] = False,
+    ranking: Annotated[
+        bool,
+        typer.Option("--ranking", help="Compare the order of the rivals instead; the seeds may differ."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show B less A with 95% intervals, question by question where both runs have the same ones.
@@ -33,12 +40,18 @@ def command(
     A star marks what chance alone does once in twenty times, so that of many differences some have one.
     """
     with running("compare", as_json=as_json) as output:
+        from merger_plugins.errors import InputError
         from merger_plugins.finesse.bench_results import load_bench
         from merger_plugins.finesse.comparing import compare_runs
 
+        runs = load_bench(Path(first)), load_bench(Path(second))
+        if ranking:
+            if against is not None:
+                raise InputError("--ranking compares all rivals with each other: leave --against out.")
+            _rank(output, *runs, rival or ())
+            return
         found = compare_runs(
-            load_bench(Path(first)),
-            load_bench(Path(second)),
+            *runs,
             rivals=rival or (),
             against=against,
             everything=everything,
@@ -61,7 +74,40 @@ def command(
             output.print(shown)
 
 
-def _metric(each: Difference) -> str:
+def _rank(output: Output, first: BenchResult, second: BenchResult, rivals: Sequence[str]) -> None:
+    from merger_plugins.finesse.rankings import compare_rankings
+
+    found = compare_rankings(first, second, rivals=rivals)
+    for note in found.notes:
+        output.note(note)
+    output.document.update(notes=list(found.notes), rankings=[each.to_dict() for each in found.rankings])
+    numbers = ["rivals", "tau", "swapped", "against both"]
+    shown = table(
+        "figure", "best in A", "best in B", *numbers, right=numbers, title="The order of the rivals"
+    )
+    for each in found.rankings:
+        shown.add_row(
+            f"{each.axis}, {each.task}: {_metric(each)}",
+            each.first[0],
+            each.second[0],
+            str(len(each.first)),
+            "" if each.tau is None else f"{each.tau:.2f}",
+            str(len(each.swapped)),
+            str(len(each.contradicted)),
+        )
+    output.print(shown)
+    pairs = sum(len(each.first) * (len(each.first) - 1) // 2 for each in found.rankings)
+    swapped, against = (
+        sum(len(part) for part in parts)
+        for parts in zip(*((each.swapped, each.contradicted) for each in found.rankings), strict=True)
+    )
+    output.print(
+        f"Of {pairs:,} pairs, {swapped:,} are in another order, {against:,} of which each run tells apart by "
+        "more than chance."
+    )
+
+
+def _metric(each: Difference | Ranking) -> str:
     return each.metric if each.at is None else f"{each.metric}, {each.at:g} {each.along}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -115,14 +115,14 @@ def compare_runs(
         ResultError: the runs have other settings, embedders or revisions of data, a rival that is not there,
             or nothing in common.
     """
-    notes = [*_check_alike(first, second)]
+    notes = [*check_alike(first, second)]
     _check_named(second, rivals, "second")
     _check_named(first, [against] if against else [], "first")
     same_run = first.run == second.run and first.records == second.records
     before = {(record.rival, _subject(record)): record for record in first.records}
     found, alone = [], set()
     for record in second.records if everything else main_figures(second.records):
-        base, way = _parted(record)
+        base, way = parted(record)
         if rivals and base not in rivals:
             continue
         other = before.get(((against or base) + way, _subject(record)))
@@ -189,7 +189,7 @@ def judge(result: BenchResult, baseline: BenchResult) -> Judged:
     Raises:
         ResultError: as `compare_runs`.
     """
-    notes = [*_check_alike(baseline, result)]
+    notes = [*check_alike(baseline, result)]
     now = {(record.rival, _subject(record)): record for record in result.records}
     names, known = set(_names(result)), set(_names(baseline))
     axes = [axis for axis in JUDGED if axis in result.run["settings"]["axes"]]
@@ -197,7 +197,7 @@ def judge(result: BenchResult, baseline: BenchResult) -> Judged:
     for then in baseline.records:
         if then.axis not in axes or then.low is None:
             continue
-        base, _ = _parted(then)
+        base, _ = parted(then)
         if base in known and base not in names:
             absent.add(base)
             continue
@@ -235,12 +235,20 @@ def main_figures(records: Iterable[Record]) -> list[Record]:
     ]
 
 
-def _check_alike(first: BenchResult, second: BenchResult) -> Iterator[str]:
-    """Sentences on what may differ; refuses what may not."""
+def check_alike(first: BenchResult, second: BenchResult, *, seeds: bool = True) -> Iterator[str]:
+    """Sentences on what may differ; refuses what may not.
+
+    Args:
+        first: a run.
+        second: another one.
+        seeds: whether these must be the same, too.
+
+    Raises:
+        ResultError: the runs have other settings, embedders or revisions of data.
+    """
     for part in ("settings", "embedder"):
-        mine, others = first.run[part], second.run[part]
-        names = (mine.keys() | others.keys()) - {"axes", "name"}  # an embedder is told by its fingerprint
-        changed = [name for name in sorted(names) if mine.get(name) != others.get(name)]
+        mine, others = _told(first.run[part], seeds=seeds), _told(second.run[part], seeds=seeds)
+        changed = [name for name in sorted({*mine, *others}) if mine.get(name) != others.get(name)]
         if changed:
             ways = [
                 f"{name} is {mine.get(name)} in one and {others.get(name)} in the other" for name in changed
@@ -268,7 +276,7 @@ def _difference(first: Record, second: Record) -> Difference:
     values = (first.value, second.value, second.value - first.value)
     if second.axis == "cost":
         return Difference(*where, *values, None, None, None, None)
-    if _pairable(first, second):
+    if pairable(first, second):
         assert first.each is not None
         assert second.each is not None
         test = paired(second.each, first.each, second.groups)
@@ -281,7 +289,20 @@ def _difference(first: Record, second: Record) -> Difference:
     return Difference(*where, *values, None, None, None, other_low > high or other_high < low)
 
 
-def _pairable(first: Record, second: Record) -> bool:
+def _told(part: Mapping[str, Any], *, seeds: bool) -> dict[str, Any]:
+    """What must be the same: an embedder is told by its fingerprint, and each axis is compared by itself."""
+    told = {name: value for name, value in part.items() if name not in ("axes", "name")}
+    if seeds or "seed" not in told:
+        return told
+    del told["seed"]
+    return {
+        name: _told(value, seeds=False) if isinstance(value, Mapping) else value
+        for name, value in told.items()
+    }
+
+
+def pairable(first: Record, second: Record) -> bool:
+    """Whether the items of two records are the same."""
     if first.each is None or second.each is None or first.n != second.n:
         return False
     mine, others = first.groups, second.groups
@@ -294,7 +315,7 @@ def _subject(record: Record) -> Subject:
     return record.axis, record.task, record.metric, record.along, record.at
 
 
-def _parted(record: Record) -> tuple[str, str]:
+def parted(record: Record) -> tuple[str, str]:
     """The rival, and what it did with a follow-up question: ``": history"`` or nothing."""
     if record.axis != "follow-ups":
         return record.rival, ""

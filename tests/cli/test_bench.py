@@ -92,6 +92,19 @@ def test_two_runs_are_compared(run, measured):
     assert "associativity, woods" in run("compare", measured, measured).stdout
     other = json.loads(run(*FIGURES, "--task", "data/eval/woods", "--seed", "1", "--json").stdout)["file"]
     assert "other settings: " in run("compare", measured, other, code=1).stderr
+    same = (*FIGURES, "--task", "data/eval/woods", "--merger", "centred mean")
+    seeded = json.loads(run(*same, "--seed", "1", "--json").stdout)["file"]
+    ranked = json.loads(run("compare", measured, seeded, "--ranking", "--json").stdout)
+    assert {(each["axis"], len(each["first"])) for each in ranked["rankings"]} == {
+        ("retrieval", 2),
+        ("associativity", 2),
+    }
+    shown = run("compare", measured, seeded, "--ranking").stdout
+    assert "Of 2 pairs, " in shown
+    assert (
+        "leave --against out"
+        in run("compare", measured, other, "--ranking", "--against", "mean", code=1).stderr
+    )
     Path("broken.json").write_text(Path(measured).read_text().replace("0.9", "0.8"))
     assert "was edited or damaged" in run("compare", measured, "broken.json", code=1).stderr
 

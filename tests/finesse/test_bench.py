@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from merger_plugins import MeanMerger, SequenceMerger
 from merger_plugins._batching import unit
@@ -20,7 +21,7 @@ from merger_plugins.errors import (
     ResultError,
 )
 from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of
-from merger_plugins.finesse.bench_results import BenchResult, load_bench, save_bench
+from merger_plugins.finesse.bench_results import BenchResult, Step, load_bench, save_bench
 from merger_plugins.finesse.comparing import compare_runs, judge, main_figures
 from merger_plugins.finesse.embedding import Embeddings, revision
 from merger_plugins.finesse.fits import Fits
@@ -29,6 +30,8 @@ from merger_plugins.finesse.metrics import paired
 from merger_plugins.finesse.naming import Entry, native_named, rival_named
 from merger_plugins.finesse.plan import AXES, BenchSettings, chosen_tasks, settings, steps
 from merger_plugins.finesse.pooling import PooledMerger, RisingMerger, first_and_mean
+from merger_plugins.finesse.rankings import compare_rankings
+from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.report import dissect_bench
 from merger_plugins.finesse.results import verify
 from merger_plugins.finesse.rivals import Embedded, EveryChunk, Merging, Sample, rivals
@@ -242,6 +245,51 @@ def test_runs_that_cannot_be_compared_are_refused(whole: tuple[BenchResult, Path
     tasks = [task | {"revision": "0" * 16} for task in result.run["tasks"]]
     with pytest.raises(ResultError, match="other revisions of"):
         judge(result, replace(result, run=result.run | {"tasks": tasks}))
+
+
+def ranked(seed: int, values: dict[str, NDArray[np.float64]]) -> BenchResult:
+    """A run of one figure over eight items for each rival."""
+    records = tuple(
+        Record.of("retrieval", "woods", name, "ndcg@10", each, seed=seed) for name, each in values.items()
+    )
+    run = {
+        "settings": {
+            "seed": seed,
+            "axes": ["retrieval"],
+            "trees": 5,
+            "finesse": {"seed": seed, "samples": 2},
+        },
+        "embedder": {"name": "words", "fingerprint": "f"},
+        "tasks": [],
+        "rivals": [{"name": name} for name in values],
+    }
+    step = Step("retrieval", "woods", 1.0, records)
+    return BenchResult(run, steps={"retrieval, woods": step}, complete=True)
+
+
+def test_the_order_of_rivals_under_two_seeds():
+    low, high = np.linspace(0.1, 0.3, 8), np.linspace(0.6, 0.8, 8)
+    noise = np.array([0.2, -0.2] * 4)
+    first = ranked(0, {"a": high, "b": low, "c": low + noise - 0.01, "only": low})
+    second = ranked(1, {"a": low, "c": low + noise + 0.01, "b": high})
+    (found,) = compare_rankings(first, second).rankings
+    assert (found.first, found.second) == (("a", "b", "c"), ("b", "c", "a"))
+    assert set(found.swapped) == {("a", "b"), ("a", "c")}
+    # That c is above a in the second run is noise; that b is, is not.
+    assert found.contradicted == (("a", "b"),)
+    assert found.tau is not None
+    assert found.tau < 0
+    (same,) = compare_rankings(first, ranked(5, {"a": high, "c": low - 0.1, "b": low})).rankings
+    assert (same.first[0], same.second, same.contradicted) == ("a", ("a", "b", "c"), ())
+    (two,) = compare_rankings(first, second, rivals=["a", "c"]).rankings
+    assert two.first == ("a", "c")
+    with pytest.raises(ResultError, match="seed is 0 in one and 1 in the other"):
+        compare_runs(first, second)
+    other = replace(second, run=second.run | {"settings": second.run["settings"] | {"trees": 7}})
+    with pytest.raises(ResultError, match="trees is 5 in one and 7 in the other"):
+        compare_rankings(first, other)
+    with pytest.raises(ResultError, match="no figure of the same two rivals"):
+        compare_rankings(first, second, rivals=["a"])
 
 
 def better(result: BenchResult, name: str, gain: float) -> BenchResult:
