@@ -136,11 +136,17 @@ class Laboratory:
         collections = [self.collection(task) for task in tasks]
         return Measured(robustness.languages(self.rivals, collections, seed=seed))
 
-    def finesse(self, task: Task, rival: Rival, settings: FinesseSettings) -> Measured:
+    def finesse(self, task: Task, rival: Rival, settings: FinesseSettings, *, native_chunks: int) -> Measured:
         """FINESSE of one rival, in native mode of an embedder of whole texts.
 
-        A merger is calibrated on the probes, each an article of one chunk. In native mode order is measured
-        at the shortest length alone.
+        A merger is calibrated on the probes, each an article of one chunk.
+
+        Args:
+            task: the articles.
+            rival: of `scored`.
+            settings: sizes; smaller ones are taken where there are too few articles.
+            native_chunks: chunks of the longest sequences in native mode, where order is measured at the
+                shortest length alone.
 
         Raises:
             InputError: too few articles even for the smallest settings; in native mode, an embedder that does
@@ -148,8 +154,9 @@ class Laboratory:
         """
         probes, fitting = self.probes(task, settings)
         if isinstance(rival, Embedded):
-            shortest = replace(fitting, order_lengths=fitting.order_lengths[:1])
-            result = run_native(self._native(probes, rival), shortest)
+            lengths = tuple(length for length in fitting.lengths if length <= native_chunks)
+            shorter = replace(fitting, lengths=lengths, order_lengths=fitting.order_lengths[:1])
+            result = run_native(self._native(probes, rival), shorter)
         else:
             result = run_finesse(merger_on(probes, rival), probes, fitting)
         return Measured(finesse_records(result, task.name, rival.name, fitting), {rival.name: result})

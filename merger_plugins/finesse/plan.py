@@ -69,6 +69,7 @@ class BenchSettings:
         repeats: for cost.
         recut: whether robustness cuts texts anew, which embeds them again, and mixes languages, too.
         finesse: lengths and samples; smaller ones are taken where there are too few articles.
+        native_chunks: FINESSE gives embedders of whole texts, which take long, sequences up to this length.
     """
 
     quick: bool = False
@@ -80,6 +81,7 @@ class BenchSettings:
     repeats: int = REPEATS
     recut: bool = True
     finesse: FinesseSettings = field(default_factory=FinesseSettings)
+    native_chunks: int = 64
 
     def __post_init__(self) -> None:
         if unknown := [axis for axis in self.axes if axis not in AXES]:
@@ -115,6 +117,7 @@ def settings(*, quick: bool, seed: int = 0, axes: Iterable[str] = ()) -> BenchSe
         repeats=3,
         recut=False,
         finesse=FinesseSettings(samples=10, timed=2, order_lengths=(4, 8), order_samples=3, seed=seed),
+        native_chunks=16,
     )
 
 
@@ -168,10 +171,10 @@ def _of_axis(axis: str, chosen: BenchSettings, tasks: Sequence[Task], lab: Labor
     closely = collections[:CLOSELY]
     seed = chosen.seed
     if axis == "finesse":
+        scored = partial(lab.finesse, settings=chosen.finesse, native_chunks=chosen.native_chunks)
         for task in _of_kind("articles", tasks)[:1]:
             for rival in lab.scored:
-                name = f"finesse, {rival.name}"
-                yield Planned(name, axis, task.name, partial(lab.finesse, task, rival, chosen.finesse))
+                yield Planned(f"finesse, {rival.name}", axis, task.name, partial(scored, task, rival))
     elif axis == "retrieval":
         for task in collections:
             yield _on(axis, task, lab.on_levels(retrieval, task, chosen.levels, seed=seed))
