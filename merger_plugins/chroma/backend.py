@@ -85,6 +85,10 @@ class ChromaBackend(Backend):
         self._handles: dict[str, Collection] = {}
         self._in_context: bool | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: without what belongs to this one's client."""
+        return {**vars(self), "_handles": {}}
+
     @property
     def exclusive(self) -> bool:
         """Whether Chroma runs in this process: its folder is locked, and memory is this process's own."""

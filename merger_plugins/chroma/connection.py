@@ -93,6 +93,12 @@ class Connection:
             )
         self._held = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which makes a client of its own."""
+        if self.exclusive or not self._own:
+            raise TypeError(f"The Chroma in {self.place} cannot be opened by another process: pass a URL.")
+        return {**vars(self), "_client": None}
+
     @contextmanager
     def client(self) -> Iterator[ClientAPI]:
         """The client, opened if need be; what goes wrong with it becomes an error of ours.

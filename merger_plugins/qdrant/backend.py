@@ -13,8 +13,9 @@ from merger_plugins._batching import unit
 from merger_plugins._types import Vector
 from merger_plugins.errors import StoreError
 from merger_plugins.qdrant.connection import Connection, Location, embedded
+from merger_plugins.qdrant.dividing import id_key, id_spans
 from merger_plugins.qdrant.filters import OWN_FORM, above, as_filter, not_above
-from merger_plugins.stores.backend import Backend, Layout, Point, Scored, Shelf, Swap, VectorForm, Where
+from merger_plugins.stores.backend import Backend, Layout, Point, Scored, Shelf, Span, Swap, VectorForm, Where
 
 CHUNK, CONTEXTUAL = "chunk", "contextual"
 """Names of the two vectors of a chunk point where a collection has both; a single one has no name."""
@@ -217,10 +218,15 @@ class QdrantBackend(Backend):
                 client.update_vectors(self.collection, structs, wait=True)
 
     def scan(
-        self, shelf: Shelf, where: Where, *, payload: bool | list[str] = True, vectors: bool = False
+        self,
+        shelf: Shelf,
+        where: Where,
+        *,
+        payload: bool | list[str] = True,
+        vectors: bool = False,
+        offset: Any = None,
     ) -> Iterator[Point]:
-        """In pages of 1,000 points."""
-        offset: Any = None
+        """In pages of 1,000 points, from the id `offset` on."""
         while True:
             with self._connection.use() as client:
                 records, offset = client.scroll(
@@ -237,6 +243,27 @@ class QdrantBackend(Backend):
                 yield self._point(shelf, record)
             if offset is None:
                 return
+
+    def spans(self, parts: int) -> list[Span]:
+        """Spans of ids: of numbers as far as there are any, and of UUIDs."""
+        with self._connection.use() as client:
+
+            def at(number: int | str | None) -> Any:
+                """The first id from here on."""
+                records, _ = client.scroll(
+                    self.collection, limit=1, offset=number, with_payload=False, with_vectors=False
+                )
+                return records[0].id if records else None
+
+            return id_spans(at, parts)
+
+    def scan_span(self, span: Span) -> Iterator[Point]:
+        """In pages of 1,000 points, the last of which reaches into the next span."""
+        start, stop = span
+        for point in self.scan("chunks", Where(), vectors=True, offset=start):
+            if stop is not None and id_key(point.id) >= id_key(stop):
+                return
+            yield point
 
     def count(self, shelf: Shelf, where: Where) -> int:
         """Exactly."""

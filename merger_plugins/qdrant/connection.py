@@ -38,7 +38,22 @@ class Connection:
         self.place = place_of(location)
         self._location = location
         self._client = None if isinstance(location, str | os.PathLike) else location
+        self._options: dict[str, Any] | None = None
         self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which makes a client of its own, with the options of this one."""
+        if self.exclusive:
+            raise TypeError(f"The Qdrant in {self.place} is of this process alone; it cannot be pickled.")
+        given = isinstance(self._location, QdrantClient)
+        options = self._location.init_options if isinstance(self._location, QdrantClient) else self._options
+        return {
+            "place": self.place,
+            "_location": self.place if given else self._location,
+            "_options": options,
+            "_client": None,
+            "_closed": self._closed,
+        }
 
     @property
     def exclusive(self) -> bool:
@@ -54,7 +69,9 @@ class Connection:
             raise StoreError(f"The store in {self.place} is closed; make a new one.")
         try:
             if self._client is None:
-                self._client = _connect(self._location)
+                self._client = (
+                    _connect(self._location) if self._options is None else QdrantClient(**self._options)
+                )
             if embedded(self._client):  # which is no more than Python objects
                 with _lock_of(self._client):
                     yield self._client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from ray.data import Dataset
 from ray.data.aggregate import AggregateFnV2
 
+from merger_plugins._types import Matrix
 from merger_plugins.mergers.calibration import CalibrationStatistics
-from merger_plugins.ray.engine import ATTEMPTS_MORE, Shared, resident
+from merger_plugins.ray.engine import Shared, in_worker, resident
 from merger_plugins.ray.rows import Extent
 from merger_plugins.ray.sequences import Sorted
 
@@ -45,6 +47,16 @@ class Gathering:
             made.end_sequence(total, count)
         return made
 
+    def add_part(self, document: Any, vectors: Matrix) -> None:
+        """Add (n, d) chunk vectors of a long document."""
+        total = self.statistics.add_part(vectors)
+        before, counted = self.open.get(document, (0.0, 0))
+        self.open[document] = (before + total, counted + len(vectors))
+
+    def packed(self) -> dict[str, Any]:
+        """As a row of a data set."""
+        return {_GATHERED: [pickle.dumps(self)]}
+
 
 class _Sum(AggregateFnV2):
     """Adds up a column of gatherings, wherever Ray finds it best."""
@@ -52,21 +64,29 @@ class _Sum(AggregateFnV2):
     def __init__(self) -> None:
         super().__init__(_GATHERED, lambda: None, on=_GATHERED, ignore_nulls=True)
 
-    def aggregate_block(self, block: pa.Table) -> Gathering | None:
-        gathered = block.column(_GATHERED).to_pylist()
-        return _added(gathered)
+    def aggregate_block(self, block: pa.Table) -> bytes | None:
+        return _added(block.column(_GATHERED).to_pylist())
 
-    def combine(self, current_accumulator: Gathering | None, new: Gathering | None) -> Gathering | None:
+    def combine(self, current_accumulator: bytes | None, new: bytes | None) -> bytes | None:
         return _added([current_accumulator, new])
 
 
-def _added(gathered: list[Gathering | None]) -> Gathering | None:
-    known = [one for one in gathered if one is not None]
-    total = known[0] if known else None
+def _added(packed: list[bytes | None]) -> bytes | None:
+    known = [one for one in packed if one is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    total: Gathering = pickle.loads(known[0])
     for one in known[1:]:
-        assert total is not None
-        total = total + one
-    return total
+        total = total + pickle.loads(one)
+    return pickle.dumps(total)
+
+
+def added_up(partial: Dataset) -> CalibrationStatistics:
+    """The statistics of all rows, of a data set of packed gatherings."""
+    result = partial.aggregate(_Sum())
+    assert result is not None
+    total: Gathering = pickle.loads(result[_GATHERED])
+    return total.completed()
 
 
 def gathered(parts: Dataset, extent: Extent) -> CalibrationStatistics:
@@ -76,22 +96,17 @@ def gathered(parts: Dataset, extent: Extent) -> CalibrationStatistics:
         batch_size=None,
         batch_format="pyarrow",
         fn_kwargs={"extent": Shared.of(extent)},
-        max_retries=ATTEMPTS_MORE,
     )
-    result = partial.aggregate(_Sum())
-    assert result is not None
-    total: Gathering = result[_GATHERED]
-    return total.completed()
+    return added_up(partial)
 
 
+@in_worker
 def _gather(table: pa.Table, extent: Shared[Extent]) -> dict[str, Any]:
     measures = resident(extent)
     made = Gathering(CalibrationStatistics(measures.dimension))
     rows = Sorted.of(table, measures)
-    for span in rows.lots():
-        made.statistics.update_many(rows.vectors(span), [len(one) for one in span])
+    for lot in rows.lots():
+        made.statistics.update_many(rows.vectors(lot), [len(one) for one in lot])
     for piece in rows.pieces:
-        total = made.statistics.add_part(rows.vectors([piece]))
-        before, counted = made.open.get(piece.document, (0.0, 0))
-        made.open[piece.document] = (before + total, counted + len(piece))
-    return {_GATHERED: [made]}
+        made.add_part(piece.document, rows.vectors([piece]))
+    return made.packed()

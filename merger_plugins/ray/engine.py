@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
 import ray
@@ -16,9 +17,16 @@ from ray.exceptions import RayError
 from merger_plugins.errors import ClusterError, InputError, MergerError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
-ATTEMPTS_MORE = 3
-"""How often Ray runs a task again whose worker died; its own default for data is without end."""
+ATTEMPTS = 4
+"""How often Ray runs a task whose workers die; its own default for data is without end."""
+
+_WORKERS_KEPT = 4
+"""Idle processes that Ray keeps for each CPU, as a shuffle has three kinds of them, and one takes a second or
+more to start."""
+
+_KEPT_VARIABLE = "RAY_num_workers_soft_limit"
 
 _SHUFFLED_AT_ONCE = 128 << 20
 """Bytes that one task of a shuffle takes: Ray's default of 1 GB leaves few tasks where there are few GB."""
@@ -69,6 +77,7 @@ def _start(workers: int | None, address: str | None) -> None:
                 "most, or name a cluster: address= (--address)."
             )
         options["num_cpus"] = workers or here
+        os.environ.setdefault(_KEPT_VARIABLE, str(_WORKERS_KEPT * options["num_cpus"]))
     else:
         options = {"address": address, "log_to_driver": False}
     try:
@@ -93,7 +102,7 @@ def translated(what: str) -> Iterator[None]:
             raise found from None
         first = str(error).strip().partition("\n")[0]
         raise ClusterError(
-            f"{what} failed on Ray, which ran each part up to {ATTEMPTS_MORE + 1} times ({first}). What was "
+            f"{what} failed on Ray, which ran each part up to {ATTEMPTS} times ({first}). What was "
             "written stays: repeat the call, and it goes on from there. A worker that is killed again and "
             "again often lacks memory: pass a larger partitions=, so that each part is smaller."
         ) from error
@@ -117,6 +126,30 @@ def context() -> DataContext:
     made.shuffle_input_batch_bytes = _SHUFFLED_AT_ONCE
     made.enable_progress_bars = False
     return made
+
+
+def in_worker(work: Callable[P, Any]) -> Callable[P, Iterator[Any]]:
+    """What Ray runs on batches, as a generator: of those Ray passes an error on as it is.
+
+    The generator raises:
+        ClusterError: Ray has run this task `ATTEMPTS` times, and each time the worker died.
+    """
+
+    @wraps(work)
+    def run(*arguments: P.args, **options: P.kwargs) -> Iterator[Any]:
+        core = ray._private.worker.global_worker.core_worker
+        if core.get_current_task_attempt_number() >= ATTEMPTS:
+            raise ClusterError(
+                f"The workers that ran one part died {ATTEMPTS} times. They may lack memory: pass a larger "
+                "partitions=, so that each part is smaller. What was written stays; a repeat goes on from "
+            )
+        result = work(*arguments, **options)
+        if isinstance(result, Iterator):
+            yield from result
+        else:
+            yield result
+
+    return run
 
 
 def resident(ref: Shared[T]) -> T:

@@ -15,13 +15,13 @@ from merger_plugins._batching import Ragged
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import InputError, ZeroVectorError
-from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.mergers.base import FANOUT, SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.ray.calibrating import gathered
-from merger_plugins.ray.engine import ATTEMPTS_MORE, Shared, resident
+from merger_plugins.ray.engine import Shared, in_worker, resident
 from merger_plugins.ray.rows import Columns, Extent, Ints, as_lists, measured, parted
-from merger_plugins.ray.sequences import Piece, Sorted, absent
-from merger_plugins.ray.trees import Part, missing_place, parts_of, rolling_of
+from merger_plugins.ray.sequences import Piece, Sorted
+from merger_plugins.ray.trees import Part, parts_of, root_of
 from merger_plugins.stores.planning import root_level
 from merger_plugins.tree import RollingMerge, frontier
 
@@ -78,17 +78,11 @@ def merge_dataset(
             message names the document.
     """
     columns = columns or Columns()
-    base = merger
-    extent = measured(dataset, columns, base.fanout if base else 10, block=block, partitions=partitions)
-    if base is None:
-        base = CalibratedMerger(dimension=extent.dimension)
-    if base.dimension not in (None, extent.dimension):
-        raise InputError(
-            f"The data set has dimension {extent.dimension}, and {base!r} works in dimension "
-            f"{base.dimension}. Pass a merger for the embedding model that made the vectors, or none."
-        )
+    fanout = merger.fanout if merger else FANOUT
+    extent = measured(dataset, columns, fanout, block=block, partitions=partitions)
+    base = base_for(merger, extent.dimension)
     parts = parted(dataset, columns, extent)
-    if calibrate or (calibrate is None and isinstance(base, CalibratedMerger) and base.statistics is None):
+    if is_calibrated(base, calibrate):
         parts = parts.materialize()
         base = base.calibrated(gathered(parts, extent))
     work = Shared.of(Work(base, extent))
@@ -97,7 +91,6 @@ def merge_dataset(
         batch_size=None,
         batch_format="pyarrow",
         fn_kwargs={"work": work, "sections": sections},
-        max_retries=ATTEMPTS_MORE,
     )
     if extent.long:
         merged = merged.repartition(extent.partitions, keys=["document"]).map_batches(
@@ -105,11 +98,33 @@ def merge_dataset(
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"work": work},
-            max_retries=ATTEMPTS_MORE,
         )
     return merged, base
 
 
+def base_for(merger: SequenceMerger | None, dimension: int) -> SequenceMerger:
+    """The merger to start from.
+
+    Raises:
+        InputError: it works in another dimension.
+    """
+    base = CalibratedMerger(dimension=dimension) if merger is None else merger
+    if base.dimension not in (None, dimension):
+        raise InputError(
+            f"The data set has dimension {dimension}, and {base!r} works in dimension {base.dimension}. Pass "
+            "a merger for the embedding model that made the vectors, or none."
+        )
+    return base
+
+
+def is_calibrated(base: SequenceMerger, calibrate: bool | None) -> bool:
+    """Whether a merger is calibrated on the data set first."""
+    if calibrate is None:
+        return isinstance(base, CalibratedMerger) and base.statistics is None
+    return calibrate
+
+
+@in_worker
 def merge_part(table: pa.Table, work: Shared[Work], sections: bool) -> Iterator[pa.Table]:
     """The roots of a part's documents, and nodes of long ones; sections of both."""
     merger, extent = (shared := resident(work)).merger, shared.extent
@@ -140,6 +155,7 @@ def merge_part(table: pa.Table, work: Shared[Work], sections: bool) -> Iterator[
             yield _table(found, part.nodes.vectors, type_)
 
 
+@in_worker
 def finish_part(table: pa.Table, work: Shared[Work]) -> Iterator[pa.Table]:
     """The roots of long documents in place of their nodes; other rows as they are."""
     merger, extent = (shared := resident(work)).merger, shared.extent
@@ -160,20 +176,6 @@ def finish_part(table: pa.Table, work: Shared[Work]) -> Iterator[pa.Table]:
         rolling = root_of(name, parts, merger, extent.block, places)
         root = (name, ROOT, root_level(places, merger.fanout), 0, places, rolling.mass, places)
         yield _table([root], rolling.vector[None], table.schema.field("document").type)
-
-
-def root_of(
-    name: Any, parts: dict[int, list[Part]], merger: SequenceMerger, block: int, places: int
-) -> RollingMerge:
-    """The rolling merge of a long document.
-
-    Raises:
-        InputError: a block of its chunks is missing.
-    """
-    missing = missing_place(parts, merger, block, places)
-    if missing is not None:
-        raise absent(name, missing, places - 1)
-    return rolling_of(merger, parts, block=block, places=places)
 
 
 def _merged(

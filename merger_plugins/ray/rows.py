@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from ray.data import Dataset
 
 from merger_plugins._types import Matrix
 from merger_plugins.errors import DimensionError, EmptyInputError, InputError, NonFiniteError, ZeroVectorError
-from merger_plugins.ray.engine import ATTEMPTS_MORE
+from merger_plugins.ray.engine import in_worker
 
 DOCUMENT, POSITION, BLOCK, MASS, VECTOR = "document", "position", "block", "mass", "vector"
 """Columns of checked rows; a vector is 4 d bytes, which are moved without being looked at."""
@@ -80,6 +80,11 @@ def block_of(fanout: int, dimension: int) -> int:
     return block
 
 
+def parts_of_floats(floats: int) -> int:
+    """Into how many parts so many numbers are put: 32 MB each, and no more parts than a shuffle bears."""
+    return min(max(-(-floats // _FLOATS_OF_PART), 1), _MOST_PARTS)
+
+
 def measured(
     dataset: Dataset,
     columns: Columns,
@@ -121,7 +126,6 @@ def measured(
         _tops,
         batch_format="pyarrow",
         fn_kwargs={"columns": columns, "block": size},
-        max_retries=ATTEMPTS_MORE,
     )
     for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
         rows += sum(batch.column("rows").to_pylist())
@@ -130,10 +134,10 @@ def measured(
         ):
             if top >= 0:
                 long[name] = max(long.get(name, 0), top + 1)
-    parts = -(-rows * dimension // _FLOATS_OF_PART)
-    return Extent(rows, dimension, size, long, partitions or min(parts, _MOST_PARTS))
+    return Extent(rows, dimension, size, long, partitions or parts_of_floats(rows * dimension))
 
 
+@in_worker
 def _tops(table: pa.Table, columns: Columns, block: int) -> pa.Table:
     """The largest position of each document that has one beyond the first block; the rows in one more row."""
     documents = _documents(table, columns)
@@ -151,22 +155,36 @@ def _tops(table: pa.Table, columns: Columns, block: int) -> pa.Table:
     )
 
 
-def parted(dataset: Dataset, columns: Columns, extent: Extent) -> Dataset:
+def parted(
+    dataset: Dataset,
+    columns: Columns,
+    extent: Extent,
+    check: Callable[..., Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
     """The rows checked, those of a document in one block of the data set, and of a long one those of each
-    `block` positions."""
-    return (
-        dataset.select_columns(columns.names())
-        .map_batches(
-            checked,
-            batch_format="pyarrow",
-            fn_kwargs={"columns": columns, "dimension": extent.dimension, "block": extent.block},
-            max_retries=ATTEMPTS_MORE,
-        )
-        .repartition(extent.partitions, keys=[DOCUMENT, BLOCK])
-    )
+    `block` positions.
+
+    Args:
+        dataset: chunks.
+        columns: what its columns are called.
+        extent: what is known of it.
+        check: in place of `checked`, to leave out rows as well.
+        options: more arguments for that.
+    """
+    given = {"columns": columns, "dimension": extent.dimension, "block": extent.block, **(options or {})}
+    rows = dataset.select_columns(columns.names())
+    rows = rows.map_batches(check or checked, batch_format="pyarrow", fn_kwargs=given)
+    return rows.repartition(extent.partitions, keys=[DOCUMENT, BLOCK])
 
 
+@in_worker
 def checked(table: pa.Table, columns: Columns, dimension: int, block: int) -> pa.Table:
+    """As `checked_rows`, as Ray runs it."""
+    return checked_rows(table, columns, dimension, block)
+
+
+def checked_rows(table: pa.Table, columns: Columns, dimension: int, block: int) -> pa.Table:
     """Rows as they came -> checked rows.
 
     Raises:

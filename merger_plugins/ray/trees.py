@@ -10,6 +10,7 @@ import numpy as np
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.mergers.base import SequenceMerger
+from merger_plugins.ray.sequences import absent
 from merger_plugins.tree import RollingMerge, checked_masses, frontier
 
 
@@ -114,6 +115,20 @@ def rolling_of(
             carried = joined(merger, _slice(nodes, 0, start))
         size *= merger.fanout
     return RollingMerge.from_nodes(merger, levels, places)
+
+
+def root_of(
+    name: object, parts: Mapping[int, list[Part]], merger: SequenceMerger, block: int, places: int
+) -> RollingMerge:
+    """The rolling merge of a long document, from the parts that its blocks gave, by level.
+
+    Raises:
+        InputError: a block of its chunks is missing.
+    """
+    missing = missing_place(parts, merger, block, places)
+    if missing is not None:
+        raise absent(name, missing, places - 1)
+    return rolling_of(merger, parts, block=block, places=places)
 
 
 def _slice(nodes: Nodes, start: int, stop: int) -> Nodes:

@@ -18,6 +18,11 @@ Shelf = Literal["chunks", "merged"]
 
 Payload = dict[str, Any]
 
+Span = Any
+"""Some of the points of a collection, in a form of the database's own that can be sent to another process."""
+
+_POINTS_OF_PAGE = 1_000
+
 
 class _Fields(Payload):
     """A payload that says what to do where a field is asked for that is not there."""
@@ -156,7 +161,8 @@ class Backend(ABC):
     Writes and deletions with `below` skip, without an error, each point whose stored version is larger: a
     writer that fell behind cannot undo what came after it. `swap` is the only write that says whether it
     happened. Each of these decisions is atomic for its point; a call need not be atomic as a whole.
-    Calls from several threads must be safe.
+    Calls from several threads must be safe. Where not `exclusive`, it can be pickled, and opens a connection
+    of its own in the process that it comes to.
 
     Every method raises `StoreError` (see `merger_plugins.errors`) where the database fails; nothing of the
     database's own errors comes through. Nothing is opened before the first call.
@@ -288,6 +294,20 @@ class Backend(ABC):
         self, shelf: Shelf, where: Where, *, payload: bool | list[str] = True, vectors: bool = False
     ) -> Iterator[Point]:
         """Read points page by page, in the order of their ids; arguments as `fetch`."""
+
+    def spans(self, parts: int) -> list[Span]:
+        """Spans of chunk points that together hold each point once, about so many, for readers side by side.
+
+        Lists of ids, for a database that cannot say where else to begin.
+        """
+        ids = [point.id for point in self.scan("chunks", Where(), payload=False)]
+        size = max(-(-len(ids) // parts), 1)
+        return [ids[start : start + size] for start in range(0, len(ids), size)]
+
+    def scan_span(self, span: Span) -> Iterator[Point]:
+        """Read the chunk points of a span, with payloads and vectors, page by page."""
+        for start in range(0, len(span), _POINTS_OF_PAGE):
+            yield from self.fetch("chunks", span[start : start + _POINTS_OF_PAGE], vectors=True).values()
 
     @abstractmethod
     def count(self, shelf: Shelf, where: Where) -> int:
