@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from merger_plugins import _session
 from merger_plugins.embedders import MiniLMEmbedder, load_embedder, minilm
 from merger_plugins.embedders.minilm import similar_lengths
 from merger_plugins.errors import ArtefactError, InputError, MissingExtraError, ProviderError
@@ -158,7 +159,10 @@ def _query(embedder: MiniLMEmbedder, results: Any) -> None:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork")
-def test_a_forked_process_makes_its_own_session(embedder: MiniLMEmbedder, alone: np.ndarray) -> None:
+def test_a_forked_process_makes_its_own_session(
+    embedder: MiniLMEmbedder, alone: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "usable_threads", lambda: 2)  # on a machine with one, too
     context = multiprocessing.get_context("fork")
     two = copy.copy(embedder)
     two._config = minilm.SessionConfig(threads=2)  # a pool with a thread that a fork leaves behind
