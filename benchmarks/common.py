@@ -40,6 +40,7 @@ __all__ = [
     "as_found",
     "best_of_group",
     "by_group",
+    "commit",
     "cut",
     "embed",
     "load_task",
@@ -142,7 +143,7 @@ def write_result(name: str, *, seed: int | None, data: dict[str, str], figures: 
         "seed": seed,
         "data": data,
         "embedder": {"name": load_embedder().name, "fingerprint": open_artefact(FOLDER).fingerprint},
-        "commit": _commit(),
+        "commit": commit(),
         **environment("qdrant-client", "chromadb"),
     }
     path.write_text(json.dumps(head | {"figures": figures}, indent=2) + "\n", encoding="utf-8")
@@ -158,7 +159,8 @@ def _options(arguments: list[str]) -> Iterator[str]:
         skip = argument in _PLACES
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The one that is checked out."""
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

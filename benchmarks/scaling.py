@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import scaling_parts as parts
-from benchmarks.common import CACHE, write_result
+from benchmarks.common import CACHE, commit, write_result
 from benchmarks.scaling_data import SEED
 from benchmarks.scaling_memory import memory
 from benchmarks.scaling_model import job
 from benchmarks.scaling_plots import draw
+from merger_plugins._session import usable_threads
 
 KEPT = CACHE / "scaling"
 
@@ -73,19 +75,24 @@ def main() -> int:
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](scale)))
         return 0
+    if scale == 1 and (narrow := _narrowed()):
+        raise SystemExit(f"Figures that are kept are of the whole machine, and {narrow}.")
     KEPT.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
     for name in arguments.parts or PARTS:
         figures[name] = _in_a_process(name, scale)
         print(name, json.dumps(figures[name], indent=2), flush=True)
         if scale == 1:
-            (KEPT / f"{name}.json").write_text(json.dumps(figures[name]), encoding="utf-8")
+            kept = {"commit": commit(), "figures": figures[name]}
+            (KEPT / f"{name}.json").write_text(json.dumps(kept), encoding="utf-8")
     if scale == 1:
-        figures = {
+        known = {
             name: json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))
             for name in PARTS
             if (KEPT / f"{name}.json").exists()
         }
+        figures = {name: kept["figures"] for name, kept in known.items()}
+        commits = {name: kept["commit"] for name, kept in known.items()}
     missing = [name for name in PARTS if name not in figures]
     if missing:
         print(f"To be measured before a result is written: {', '.join(missing)}.")
@@ -93,9 +100,19 @@ def main() -> int:
     figures["bars"] = bars(figures)
     print(json.dumps(figures["bars"], indent=2))
     if scale == 1:
+        figures = {"measured at commit": commits, **figures}
         print(write_result("scaling", seed=SEED, data={"vectors": "synthetic"}, figures=figures))
         print(*draw(figures), sep="\n")
     return 0 if all(bar["met"] for bar in figures["bars"].values()) else 1
+
+
+def _narrowed() -> str | None:
+    """What keeps this process from using all processors; None for nothing."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        if name in os.environ:
+            return f"{name} is set"
+    here, all_of_them = usable_threads(), os.cpu_count() or 1
+    return f"this process may use {here} of {all_of_them} processors" if here < all_of_them else None
 
 
 def _in_a_process(name: str, scale: float) -> dict[str, Any]:
