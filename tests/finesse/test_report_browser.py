@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from merger_plugins.finesse.report import write
 from tests.finesse import pages
 from tests.finesse.pages import HOSTILE, SETTINGS
 
@@ -260,3 +261,19 @@ def test_it_fits(page: Page, width: int, tmp_path: Path) -> None:
     shot = Path(os.environ.get("REPORT_SCREENSHOTS", tmp_path)) / f"report-{width}.png"
     assert page.driver.save_screenshot(str(shot))
     assert shot.stat().st_size > 20_000  # not an empty sheet
+
+
+def test_a_merger_may_have_fewer_lengths_than_others(page: Page, tmp_path: Path) -> None:
+    """As an embedder of whole texts has: comes last, as it leaves the page of the other tests."""
+    first, *rest = pages.MERGERS
+    longest = max(SETTINGS.lengths)
+    fewer = [one for one in pages.samples() if one.merger != first or one.length < longest]
+    page.complaints()
+    page.driver.get(write([], tmp_path / "fewer.html", anatomy=fewer).as_uri())
+    assert page.complaints() == []
+    assert page.choices("anatomy-length") == [str(length) for length in sorted(SETTINGS.lengths)[:-1]]
+    page.choose("anatomy-merger", rest[0])
+    page.choose("anatomy-length", str(longest))
+    page.choose("anatomy-merger", first)
+    page.wait(lambda: page.text("anatomy-score").startswith("td "))
+    assert page.complaints() == []

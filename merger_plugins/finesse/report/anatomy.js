@@ -145,7 +145,7 @@ function anatomyChanged(level) {
 
 if (data.samples.length) {
   fill(get("anatomy-merger"), unique(data.samples.map((one) => one.merger)).map((name) => [name, name]));
-  const longest = Math.max(...data.samples.map((one) => one.length));
+  const longest = Math.max(...data.samples.filter((one) => one.merger === data.samples[0].merger).map((one) => one.length));
   anatomyChanged(0);
   get("anatomy-length").value = String(longest);
   anatomyChanged(1);
