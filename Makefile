@@ -2,6 +2,7 @@
 # make test   everything the tests need, then the tests
 # make lowest what the databases' and the frameworks' own objects are tested with, the oldest that pyproject.toml claims
 # make finesse-conformance  our FINESSE against the public package finesse-benchmark
+# make ray-conformance      data sets and databases merged on a local Ray
 # make report-browser  the report of the quality lab in a real browser: needs chromium and chromium-driver
 # make check  lint, types, import contracts, the wheel, a base-only install
 # make bench  the figures of the README: DATA=folder of the evaluation sets
@@ -11,7 +12,7 @@ WORKERS ?= 2
 DOCS ?=
 Q ?=
 
-.PHONY: demo test lowest finesse-conformance report-browser check bench clean
+.PHONY: demo test lowest finesse-conformance ray-conformance report-browser check bench clean
 
 demo: .venv/demo/.done
 	@.venv/demo/bin/merger-plugins demo $(if $(DOCS),--docs "$(DOCS)") $(if $(Q),--question "$(Q)")
@@ -25,6 +26,9 @@ lowest: .venv/lowest/.done
 
 finesse-conformance: .venv/test/.done .venv/finesse/.done
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/finesse .venv/test/bin/python -m pytest integrations/finesse-benchmark
+
+ray-conformance: .venv/ray/.done
+	PYTHONPATH=. OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest integrations/ray
 
 report-browser: .venv/test/.done
 	OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest tests/finesse/test_report_browser.py
@@ -74,6 +78,11 @@ bench: .venv/bench/.done
 
 .venv/finesse/.done: integrations/finesse-benchmark/requirements.txt | .venv/test/.done
 	.venv/test/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target .venv/finesse -r $<
+	@touch $@
+
+.venv/ray/.done: pyproject.toml
+	$(PYTHON) -m venv .venv/ray
+	.venv/ray/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[ray,cli,contract,export]"
 	@touch $@
 
 clean:

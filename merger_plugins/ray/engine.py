@@ -19,7 +19,7 @@ from merger_plugins.errors import ClusterError, InputError, MergerError
 T = TypeVar("T")
 P = ParamSpec("P")
 
-ATTEMPTS = 4
+ATTEMPTS = 3
 """How often Ray runs a task whose workers die; its own default for data is without end."""
 
 _WORKERS_KEPT = 4

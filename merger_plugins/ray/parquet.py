@@ -69,9 +69,9 @@ def backfill_parquet(
 ) -> Written:
     """Merge the chunks in Parquet files, and write section and root vectors as Parquet files.
 
-    Documents may be split over files, and be in any order. Every worker writes a file at once, by renaming it,
-    whose name follows from the documents in it: what is done stays, and the same call after an interruption
-    merges the rest, with the calibration from before. Once complete, it changes nothing.
+    Documents may be split over files, and be in any order. Workers write whole files, by renaming them, whose
+    names follow from their documents: what is done stays, and the same call after an interruption merges
+    the rest, with the calibration from before. Once complete, it changes nothing.
 
     Args:
         source: a Parquet file or a folder of them, as a path or URI.
@@ -89,7 +89,7 @@ def backfill_parquet(
 
     Raises:
         InputError: as `merge_dataset`; or there are no such files.
-        FingerprintError: the folder holds merged vectors of other chunks or another merger, and `anew` is off.
+        FingerprintError: the folder holds merged vectors of other chunks or another merger; `anew` is off.
         StoreError: it holds files that nobody knows of, or cannot be written.
         ClusterError: Ray gave up.
     """
@@ -134,9 +134,7 @@ def backfill_parquet(
                 batch_format="pyarrow",
                 fn_kwargs={"work": work, "target": target},
             )
-        files = 0
-        for _ in tables_of(merged):
-            files += 1
+        for files, _ in enumerate(tables_of(merged), 1):
             if progress is not None:
                 progress(files)
     counts = target.counts()
