@@ -115,8 +115,8 @@ class Dies(Recorded):
 
 
 class FailsWhileAsked(Recorded):
-    """Fails at the third part as long as there is a file."""
+    """Fails after ten calls as long as there is a file."""
 
     def happens(self) -> None:
-        if (self.folder / "fail").exists() and self.parts > 2:
+        if (self.folder / "fail").exists() and self.parts > 10:
             raise DocumentError("asked to fail")

@@ -82,7 +82,7 @@ def _start(workers: int | None, address: str | None) -> None:
         options = {"address": address, "log_to_driver": False}
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain ones too, as where its processes start too slowly
         raise ClusterError(
             f"Ray could not be started or reached ({error}). Check the address, and that `ray status` "
             "answers there."
@@ -125,6 +125,7 @@ def context() -> DataContext:
     made.shuffle_compression = "none"
     made.shuffle_input_batch_bytes = _SHUFFLED_AT_ONCE
     made.enable_progress_bars = False
+    made.isolate_read_workers = False
     return made
 
 

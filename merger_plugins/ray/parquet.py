@@ -96,7 +96,7 @@ def backfill_parquet(
     columns = columns or Columns()
     target = _Folder.of(into)
     with DataContext.current(context()), translated("Merging"):
-        dataset = ray.data.read_parquet(source, columns=columns.names())
+        dataset = ray.data.read_parquet(source)
         fanout = merger.fanout if merger else FANOUT
         extent = measured(dataset, columns, fanout, block=block, partitions=partitions)
         base = base_for(merger, extent.dimension)
@@ -242,6 +242,7 @@ class _Folder:
 
     def begin(self, merger: SequenceMerger, wanted: dict[str, Any]) -> None:
         """Keep the merger, and then say what is being made."""
+        self.system.create_dir(self._at(_MERGER))
         with TemporaryDirectory() as folder:
             saved = merger.save(f"{folder}/merger")
             pafs.copy_files(
