@@ -99,20 +99,15 @@ def measured(
         InputError: a column is missing or of another type, the data set is empty, `block` is no power of the
             fan-out, or `partitions` is below 1.
     """
-    known = dataset.columns()
-    absent = [name for name in columns.names() if known is not None and name not in known]
+    schema = dataset.schema()
+    known = [] if schema is None else schema.names
+    absent = [name for name in columns.names() if known and name not in known]
     if absent:
         raise InputError(
-            f"The data set has the columns {', '.join(known or ())}, and none called {', '.join(absent)}. "
-            "Name its columns: document=, position=, vector=, mass=."
+            f"The data set has the columns {', '.join(known)}, and none called {', '.join(absent)}. Name its "
+            "columns: document=, position=, vector=, mass=."
         )
-    first = next(
-        iter(dataset.select_columns([columns.vector]).iter_batches(batch_size=1, batch_format="pyarrow")),
-        None,
-    )
-    if first is None or not first.num_rows:
-        raise EmptyInputError("The data set has no rows; pass one row a chunk.")
-    dimension = len(first.column(0)[0].as_py())
+    dimension = _dimension(dataset, columns)
     size = block or block_of(fanout, dimension)
     power = fanout
     while power < size:
@@ -134,7 +129,27 @@ def measured(
         ):
             if top >= 0:
                 long[name] = max(long.get(name, 0), top + 1)
+    if not rows:
+        raise EmptyInputError("The data set has no rows; pass one row a chunk.")
     return Extent(rows, dimension, size, long, partitions or parts_of_floats(rows * dimension))
+
+
+def _dimension(dataset: Dataset, columns: Columns) -> int:
+    """Of the vectors: by their type, or else of the first one."""
+    types = dict(zip(dataset.schema().names, dataset.schema().types, strict=True)) if dataset.schema() else {}
+    kind = types.get(columns.vector)
+    if isinstance(kind, pa.FixedSizeListType):
+        return int(kind.list_size)
+    first = dataset.select_columns([columns.vector]).limit(1).take_all() if types else []
+    if not first:
+        raise EmptyInputError("The data set has no rows; pass one row a chunk.")
+    value = first[0][columns.vector]
+    if not hasattr(value, "__len__"):
+        raise DimensionError(
+            f"The first row of the data set has {value!r} in the column {columns.vector!r}; a vector is a "
+            "list of floats. Leave out rows without one: dataset.filter(...)."
+        )
+    return len(value)
 
 
 @in_worker
