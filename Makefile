@@ -82,7 +82,7 @@ bench: .venv/bench/.done
 
 .venv/ray/.done: pyproject.toml
 	$(PYTHON) -m venv .venv/ray
-	.venv/ray/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[ray,cli,contract,export]"
+	.venv/ray/bin/python -m pip install --quiet --disable-pip-version-check -e ".[ray,cli,contract,export]"
 	@touch $@
 
 clean:
