@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from benchmarks import scaling_tables
-from benchmarks.common import RESULTS, ROOT
+from benchmarks import quality_tables, scaling_tables
+from benchmarks.common import RESULTS, ROOT, table
 
 PAGES = (
     ROOT / "README.md",
@@ -135,12 +135,6 @@ TEXTS = {"wikipedia": "Wikipedia, held out", "covidqa": "COVID-QA's papers"}
 def load(name: str) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return result
-
-
-def table(*rows: tuple[str, ...]) -> str:
-    head, *body = rows
-    lines = [" | ".join(head), "|".join("---" for _ in head), *(" | ".join(row) for row in body)]
-    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
 
 
 def loose_rows(figures: dict[str, Any]) -> str:
@@ -422,7 +416,7 @@ def filled(text: str, name: str, content: str) -> str:
 
 
 def main() -> int:
-    tables = closed_form() | trained() | scaling_tables.tables()
+    tables = closed_form() | trained() | quality_tables.tables() | scaling_tables.tables()
     pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
     for name in tables:
         places = [page.name for page, text in pages.items() for _ in re.findall(f"<!-- {name} -->", text)]

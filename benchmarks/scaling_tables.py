@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, table
 
 NOT_MEASURED = "not measured"
 NAMES = (
@@ -54,14 +54,8 @@ def _figures(name: str) -> dict[str, Any] | None:
     return figures
 
 
-def _table(*rows: tuple[str, ...]) -> str:
-    head, *body = rows
-    lines = [" | ".join(head), "|".join("---" for _ in head), *(" | ".join(row) for row in body)]
-    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
-
-
 def _bars(bars: dict[str, Any]) -> str:
-    return _table(
+    return table(
         ("", "measured", "bar", ""),
         *(
             (name, f"{row['measured']:,}", row["bar"], "" if row["met"] else "missed")
@@ -74,7 +68,7 @@ def _rivals(figures: dict[str, Any]) -> str:
     kinds = [name for name in figures if name != "re-embedding"]
     embedding = figures["re-embedding"]
     chunks, tokens = embedding["chunks a second"], embedding["tokens a second"]
-    return _table(
+    return table(
         ("vectors a second (time over numpy's mean)", *kinds),
         *((name, *(_rate(figures[kind][name]) for kind in kinds)) for name in figures[kinds[0]]),
         (f"embedding the text again, {tokens:,} tokens a second", *([f"{chunks:,}"] * len(kinds))),
@@ -87,7 +81,7 @@ def _rate(row: dict[str, Any]) -> str:
 
 
 def _roofline(figures: dict[str, Any]) -> str:
-    return _table(
+    return table(
         ("stage", "time", "of merge_many", "operations a byte", "GFLOP/s", "attainable", "reached"),
         *(
             (
@@ -106,14 +100,14 @@ def _roofline(figures: dict[str, Any]) -> str:
 
 def _lengths(figures: dict[str, Any]) -> str:
     rows = ("merge_many", "tree, one document at a time")
-    return _table(
+    return table(
         ("chunks a document", *figures),
         *((name, *(f"{row[name]:,}" if name in row else "" for row in figures.values())) for name in rows),
     )
 
 
 def _dimensions(figures: dict[str, Any]) -> str:
-    return _table(
+    return table(
         ("dimension", *figures),
         *((name, *(f"{row[name]:,}" for row in figures.values())) for name in next(iter(figures.values()))),
     )
@@ -121,7 +115,7 @@ def _dimensions(figures: dict[str, Any]) -> str:
 
 def _turns(figures: dict[str, Any]) -> str:
     lengths = list(next(iter(figures.values()))["state, bytes"])
-    return _table(
+    return table(
         ("turns before", *(f"{int(length):,}" for length in lengths)),
         *(
             row
@@ -138,7 +132,7 @@ def _turns(figures: dict[str, Any]) -> str:
 
 
 def _memory(figures: dict[str, Any]) -> str:
-    return _table(
+    return table(
         ("what", "vectors", "they alone, MB", "process at the most, MB"),
         *(
             (row["what"], f"{row['vectors']:,}", f"{row['vectors, MB']:,}", f"{row['most, MB']:,}")
@@ -148,7 +142,7 @@ def _memory(figures: dict[str, Any]) -> str:
 
 
 def _checked(job: dict[str, Any]) -> str:
-    return _table(
+    return table(
         ("", "measured, s", "the model, s", "error"),
         *(
             (name, f"{row['measured']:.2f}", f"{row['foretold']:.2f}", f"{100 * row['error']:+.0f}%")
@@ -158,7 +152,7 @@ def _checked(job: dict[str, Any]) -> str:
 
 
 def _machines(job: dict[str, Any]) -> str:
-    return _table(
+    return table(
         ("", "merging alone", "back-filling Qdrant", "cost"),
         *(
             (
@@ -185,7 +179,7 @@ def _duration(seconds: float) -> str:
 
 def _gpu(figures: dict[str, Any] | None) -> str:
     bars = figures["bars"] if figures else {}
-    return _table(
+    return table(
         ("", "measured", "bar"),
         *(
             (name, f"{bars[name]['measured']:,}" if name in bars else NOT_MEASURED, bar)

@@ -66,7 +66,7 @@ def limits(records: Iterable[Record]) -> list[Record]:
     found = []
     for (axis, task, metric), measured in lengths.items():
         for length in _grid(measured):
-            value = _limit(metric, length)
+            value = limit_of(metric, length)
             if value is not None:
                 found.append(Record(axis, task, LIMIT, metric, value, None, None, 0, ALONG, float(length)))
     return found
@@ -78,7 +78,8 @@ def _orthogonal_similarities(length: int) -> NDArray[np.float64]:
     return np.tril(np.broadcast_to(rows, (length, length)))
 
 
-def _limit(metric: str, length: int) -> float | None:
+def limit_of(metric: str, length: int) -> float | None:
+    """What the mean of so many orthogonal chunks has of this figure; None for one without such a limit."""
     if metric == "member cosine":
         return orthogonal_limit(length)
     name, medians, _ = metric.partition(MEDIANS)
