@@ -22,7 +22,8 @@ test: .venv/test/.done
 	TMPDIR=$$scratch OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lowest: .venv/lowest/.done
-	.venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations tests/langchain/test_history.py tests/langchain/test_vectorstore.py tests/stores/test_ranking.py
+	scratch=$$(.ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
+	TMPDIR=$$scratch OMP_NUM_THREADS=1 .venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope integrations tests/langchain/test_history.py tests/langchain/test_vectorstore.py tests/stores/test_ranking.py
 
 finesse-conformance: .venv/test/.done .venv/finesse/.done
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/finesse .venv/test/bin/python -m pytest integrations/finesse-benchmark
