@@ -200,6 +200,16 @@ def ragged(
     return Ragged(vectors, np.concatenate([weights[row] for row in order]), lengths, rows)
 
 
+def spanned(vectors: Matrix, masses: Vector, spans: NDArray[np.int64]) -> Ragged:
+    """The rows start to stop of each of these spans, (b, 2), as a sequence each."""
+    lengths = spans[:, 1] - spans[:, 0]
+    order = np.argsort(lengths, kind="stable")
+    lengths = lengths[order]
+    ends = np.cumsum(lengths)
+    rows = np.arange(ends[-1]) + np.repeat(spans[order, 0] - (ends - lengths), lengths)
+    return Ragged(vectors[rows], masses[rows], lengths, order)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Sequences of one length, or of similar length and padded.

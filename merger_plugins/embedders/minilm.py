@@ -63,7 +63,7 @@ class MiniLMEmbedder:
         """
         if type(batch_tokens) is not int or batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens!r}; it takes a number from 1 on.")
-        self._config = SessionConfig(providers if providers is None else tuple(providers), threads)
+        self._config = SessionConfig(providers, threads)
         self._batch_tokens = batch_tokens
         self._clear()
 

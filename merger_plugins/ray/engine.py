@@ -143,6 +143,7 @@ def in_worker(work: Callable[P, Any]) -> Callable[P, Iterator[Any]]:
             raise ClusterError(
                 f"The workers that ran one part died {ATTEMPTS} times. They may lack memory: pass a larger "
                 "partitions=, so that each part is smaller. What was written stays; a repeat goes on from "
+                "there."
             )
         result = work(*arguments, **options)
         if isinstance(result, Iterator):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from merger_plugins._batching import Ragged
+from merger_plugins._batching import spanned
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import InputError, ZeroVectorError
@@ -19,7 +19,7 @@ from merger_plugins.mergers.base import FANOUT, SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.ray.calibrating import gathered
 from merger_plugins.ray.engine import Shared, in_worker, resident
-from merger_plugins.ray.rows import Columns, Extent, Ints, as_lists, measured, parted
+from merger_plugins.ray.rows import Columns, Extent, as_lists, measured, parted
 from merger_plugins.ray.sequences import Piece, Sorted
 from merger_plugins.ray.trees import Part, parts_of, root_of
 from merger_plugins.stores.planning import root_level
@@ -136,7 +136,7 @@ def merge_part(table: pa.Table, work: Shared[Work], sections: bool) -> Iterator[
         vectors, masses = rows.vectors([piece]), rows.masses([piece])
         if sections:
             spans = _sections(merger, piece, 0)
-            made = merger._merge_ready(_spanned(merger._ready(vectors), masses, np.array(spans)))
+            made = merger._merge_ready(spanned(merger._ready(vectors), masses, np.array(spans)))
             yield _table([_section(piece, span, masses) for span in spans], made, type_)
         places = extent.long[piece.document]
         for part in parts_of(merger, vectors, masses, first=piece.first, block=extent.block, places=places):
@@ -211,7 +211,7 @@ def _merged(
         start = stop
     made = []
     if spans:
-        made.append(_checked(merger._merge_ready(_spanned(ready, masses, np.array(spans))), rows))
+        made.append(_checked(merger._merge_ready(spanned(ready, masses, np.array(spans))), rows))
     if long:
         rows += [row for row, _ in long]
         made.append(merger._out(np.stack([direction for _, direction in long])))
@@ -249,16 +249,6 @@ def _checked(merged: Matrix, rows: list[_Row]) -> Matrix:
             "they cancel out. Vectors of one embedding model never do; check where they came from."
         )
     return merged
-
-
-def _spanned(vectors: Matrix, masses: Vector, spans: Ints) -> Ragged:
-    """The rows start to stop of each of these spans, (b, 2), as a sequence each."""
-    lengths = spans[:, 1] - spans[:, 0]
-    order = np.argsort(lengths, kind="stable")
-    lengths = lengths[order]
-    ends = np.cumsum(lengths)
-    rows = np.arange(ends[-1]) + np.repeat(spans[order, 0] - (ends - lengths), lengths)
-    return Ragged(vectors[rows], masses[rows], lengths, order)
 
 
 def _table(rows: list[_Row], vectors: Matrix, type_: pa.DataType) -> pa.Table:

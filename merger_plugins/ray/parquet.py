@@ -306,6 +306,7 @@ class _Folder:
         except OSError as error:
             raise StoreError(
                 f"{self._at(name)} cannot be written ({error}). Make room or give access; the same call goes "
+                "on from there."
             ) from error
 
     def _files(self) -> list[str]:

@@ -256,6 +256,7 @@ def _documents(table: pa.Table, columns: Columns) -> pa.Array:
     elif not pa.types.is_string(array.type):
         raise InputError(
             f"The column {columns.document!r} holds {array.type}; documents are named by text or whole "
+            "numbers."
         )
     if array.null_count:
         raise InputError(

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from merger_plugins._batching import Ragged, unit
+from merger_plugins._batching import spanned, unit
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import ZeroVectorError
 from merger_plugins.mergers.base import SequenceMerger
@@ -90,7 +89,7 @@ class Weaver:
         vectors, masses = self._read(part.rows), np.array(part.masses, np.float32)
         cuts = range(0, len(part), fanout)
         spans = [(low, min(low + fanout, len(part))) for low in cuts]
-        merged = merger._merge_ready(_spanned(merger._ready(vectors), masses, np.array(spans)))
+        merged = merger._merge_ready(spanned(merger._ready(vectors), masses, np.array(spans)))
         made = [
             self._section(part, part.first // fanout + index, vector) for index, vector in enumerate(merged)
         ]
@@ -169,7 +168,7 @@ class Weaver:
         if long:
             for (document, _), root in zip(long, merger._out(np.stack([d for _, d in long])), strict=True):
                 woven.roots.append(self._root(document, root))
-        merged = merger._merge_ready(_spanned(ready, masses, np.array(spans)))
+        merged = merger._merge_ready(spanned(ready, masses, np.array(spans)))
         for (document, section), vector in zip(owners, merged, strict=True):
             if section is None:
                 woven.roots.append(self._root(document, vector))
@@ -270,16 +269,6 @@ def write_woven(backend: Backend, woven: Woven, edition: Edition) -> None:
         backend.write("merged", woven.contextual)
     if woven.sections or woven.roots:
         backend.write("merged", [*woven.sections, *woven.roots])
-
-
-def _spanned(vectors: Matrix, masses: Vector, spans: NDArray[np.intp]) -> Ragged:
-    """The rows start to stop of each of these spans, (b, 2), as a sequence each."""
-    lengths = spans[:, 1] - spans[:, 0]
-    order = np.argsort(lengths, kind="stable")
-    lengths = lengths[order]
-    ends = np.cumsum(lengths)
-    rows = np.arange(ends[-1]) + np.repeat(spans[order, 0] - (ends - lengths), lengths)
-    return Ragged(vectors[rows], masses[rows], lengths, order)
 
 
 _Packed = tuple[list[str], list[Payload], Matrix | None, Matrix | None]

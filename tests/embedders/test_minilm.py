@@ -143,6 +143,11 @@ def test_settings_survive_pickling() -> None:
         pickle.loads(pickle.dumps(MiniLMEmbedder(providers=["NoSuchProvider"]))).embed_query("text")
 
 
+def test_a_bare_name_of_a_provider_is_refused() -> None:
+    with pytest.raises(InputError, match="providers is 'CPUExecutionProvider'"):
+        MiniLMEmbedder(providers="CPUExecutionProvider")
+
+
 def test_threads_share_one_session(alone: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     created = []
     create = minilm.create_session
