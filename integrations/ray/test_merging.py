@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_costs_only_its_part(tmp_path):
 
 def test_a_part_whose_workers_always_die_is_an_error_in_the_end(tmp_path):
     merger = Dies(tmp_path)
-    with pytest.raises(ClusterError, match="partitions=.*from there"):
+    with pytest.raises(ClusterError, match=r"partitions=.*from there"):
         merged(dataset_of(documents([5])), merger, partitions=1)
     assert merger.parts == ATTEMPTS
 
