@@ -1,5 +1,7 @@
 """Checked input, and ragged sequences as padded arrays and masks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,6 +155,22 @@ class Ragged:
         """(b,) where each sequence begins."""
         starts: NDArray[np.intp] = np.cumsum(self.lengths) - self.lengths
         return starts
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(b, d) of their merges."""
+        return len(self.lengths), self.vectors.shape[1]
+
+    def parts(self, most: int) -> Iterator[Ragged]:
+        """The same sequences in parts of at most so many vectors, or of one longer sequence; no copies."""
+        ends = np.cumsum(self.lengths)
+        start, begin = 0, 0
+        while start < len(ends):
+            stop = max(int(np.searchsorted(ends, begin + most, side="right")), start + 1)
+            end = int(ends[stop - 1])
+            vectors, masses = self.vectors[begin:end], self.masses[begin:end]
+            yield Ragged(vectors, masses, self.lengths[start:stop], self.rows[start:stop])
+            start, begin = stop, end
 
 
 def ragged(

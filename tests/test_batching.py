@@ -235,6 +235,18 @@ def test_runs_are_halved_until_they_fit_and_give_every_row_once(count, at_once, 
     assert bool(told) == (min(at_once, count) > room)
 
 
+@given(ragged_batches(), st.integers(1, 60))
+def test_parts_hold_every_sequence_once_and_no_more_than_they_may(batch, most):
+    whole = ragged(*batch)
+    parts = list(whole.parts(most))
+    for name in ("vectors", "masses", "lengths", "rows"):
+        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+    for part in parts:
+        assert len(part.vectors) == len(part.masses) == part.lengths.sum()
+        assert len(part.vectors) <= most or len(part.lengths) == 1
+        assert np.shares_memory(part.vectors, whole.vectors)
+
+
 def test_no_room_for_a_single_row_is_an_error():
     def call(part):
         raise NoMemoryError(f"no room for {part}")

@@ -110,14 +110,22 @@ class SequenceMerger(ABC):
         return self._merge_ragged(ragged(sequences, masses, self.dimension))
 
     def _merge_ragged(self, sequences: Ragged) -> Matrix:
-        return self._merge_ready(replace(sequences, vectors=self._ready(sequences.vectors)))
+        merged = np.empty(sequences.shape, np.float32)
+        # In parts, whose leaves take the memory of those before: fresh pages cost as much as what fills them.
+        for part in sequences.parts(self._items_per_batch()):
+            self._merge_into(merged, replace(part, vectors=self._ready(part.vectors)))
+        return _not_zero(merged)
 
     def _merge_ready(self, sequences: Ragged) -> Matrix:
         """As `merge_many`, of vectors that `_ready` gave."""
+        merged = np.empty(sequences.shape, np.float32)
+        self._merge_into(merged, sequences)
+        return _not_zero(merged)
+
+    def _merge_into(self, merged: Matrix, sequences: Ragged) -> None:
         # Only proportions of masses matter: with 1 as the largest, no sum leaves the range of float32.
         largest = np.maximum.reduceat(sequences.masses, sequences.starts)
         sequences = replace(sequences, masses=sequences.masses / np.repeat(largest, sequences.lengths))
-        merged = np.empty((len(sequences.lengths), sequences.vectors.shape[1]), np.float32)
         for batch in batches(sequences, self.window, most=self._items_per_batch()):
             merged[batch.rows] = self._merge_batch(batch)
         if self.window is not None:
@@ -125,7 +133,6 @@ class SequenceMerger(ABC):
                 part = slice(sequences.starts[index], sequences.starts[index] + sequences.lengths[index])
                 leaves = self._leaves(sequences.vectors[part])
                 merged[sequences.rows[index]] = self._merge_long(leaves, sequences.masses[part])
-        return _not_zero(merged)
 
     def _merge_long(self, leaves: Matrix, masses: Vector) -> Vector:
         from merger_plugins.tree import RollingMerge

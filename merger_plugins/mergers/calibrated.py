@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -210,6 +211,12 @@ class CalibratedMerger(SequenceMerger):
 _BACKGROUND, _STATISTICS = "background.safetensors", "statistics.safetensors"
 
 
+_SMALL_PRODUCT, _SMALL_RESULT = 3 * 2**17, 2**10
+"""Multiplications, and numbers in the result, up to which OpenBLAS need not lay factors out anew."""
+
+_WORTH_IT = 8
+"""Rows that must be taken at a time for `_gram` to be quicker than numpy by itself."""
+
 _ITERATED = (96, 4_096)
 """Of sequences with so many rows conjugate gradients are quicker than factorising a matrix."""
 
@@ -241,7 +248,7 @@ def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray
     ridge_of = lam[:, None, None] * np.eye(min(n, d), dtype=np.float32)
     solution: Matrix
     if n <= d:
-        solution = transposed @ np.linalg.solve(rows @ transposed + ridge_of, targets[..., None])
+        solution = transposed @ np.linalg.solve(_gram(rows) + ridge_of, targets[..., None])
     else:
         normal = transposed @ rows + ridge_of
         solution = np.linalg.solve(normal, transposed @ targets[..., None])
@@ -249,6 +256,26 @@ def _solve(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray
         residual = transposed @ (targets[..., None] - rows @ solution) - lam[:, None, None] * solution
         solution += np.linalg.solve(normal, residual)
     return solution.squeeze(-1)
+
+
+def _gram(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(b, n, d) -> (b, n, n) products of each sequence's rows with one another.
+
+    Some rows at a time with all of them: where both factors are the same array numpy takes a routine for
+    symmetric products, which needs twice the time, and so does one whose product is not small.
+    """
+    _, n, d = rows.shape
+    transposed = rows.transpose(0, 2, 1)
+    together = min(_SMALL_PRODUCT // d, _SMALL_RESULT) // n
+    if together < _WORTH_IT or n == 1:
+        symmetric: NDArray[np.float32] = rows @ transposed
+        return symmetric
+    gram = np.empty((len(rows), n, n), np.float32)
+    parts = -(-n // min(together, n - 1))
+    edges = [part * n // parts for part in range(parts + 1)]
+    for start, stop in pairwise(edges):
+        np.matmul(rows[:, start:stop], transposed, out=gram[:, start:stop])
+    return gram
 
 
 def _iterated(rows: NDArray[np.float32], targets: NDArray[np.float32], lam: NDArray[np.float32]) -> Matrix:

@@ -57,7 +57,7 @@ def test_in_the_dimension_of_a_real_model_it_is_as_exact():
     rotation = np.linalg.qr(rng.standard_normal((384, 384)))[0]
     collection = (rng.standard_normal((3_000, 384)) * np.geomspace(1, 0.02, 384)) @ rotation + 0.02
     merger = CalibratedMerger(dimension=384).calibrated(collection)
-    lengths = [2, 60, 100, 390, 700, 4_100]
+    lengths = [2, 3, 20, 35, 60, 100, 390, 700, 4_100]
     parts = [collection[rng.integers(0, 3_000, n)] for n in lengths]
     masses = [rng.lognormal(0, 1, n) for n in lengths]
     merged = merger.merge_many(parts, masses=masses)
@@ -73,6 +73,14 @@ def test_sequences_that_are_solved_together_do_not_change_each_other():
     together = CALIBRATED.merge_many(parts)
     alone = np.stack([CALIBRATED.merge(part) for part in parts])
     assert np.abs(together - alone).max() < 1e-6
+
+
+def test_a_corpus_is_merged_in_parts_and_each_row_stays_in_its_place(monkeypatch):
+    lengths = [3, 41, 1, 7, 41, 2, 90, 1, 7, 30, 3]
+    parts = [chunk_vectors(seed, length) for seed, length in enumerate(lengths)]
+    whole = CALIBRATED.merge_many(parts)
+    monkeypatch.setattr(CalibratedMerger, "_items_per_batch", lambda _: 32)
+    assert np.abs(CALIBRATED.merge_many(parts) - whole).max() < 1e-6
 
 
 def naive_merge_of_many(merger, vectors, masses):
