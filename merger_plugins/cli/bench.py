@@ -145,6 +145,11 @@ def command(
             records=[record.to_dict() for record in result.records],
         )
         _print_result(shown, result)
+        measured = {record.rival for record in result.records}
+        for name in [
+            row["name"] for row in result.run["rivals"] if row["asked"] and row["name"] not in measured
+        ]:
+            shown.problem(f"{name} could be measured on nothing; what was skipped says why.")
         shown.print(f"Kept in {path}.")
         if report is not None:
             with shown.waiting("writing the report"):

@@ -134,6 +134,13 @@ def test_an_own_merger_takes_part(run):
     assert {record["rival"] for record in found["records"]} == {"opening", "mean"}
 
 
+def test_a_merger_that_nothing_could_be_measured_of_exits_with_1(run):
+    own = ("--task", "data/eval/woods", "--merger", "centred mean")
+    result = run("bench", "--quick", "--axis", "extrapolation", "--cache", "cache", *own, code=1)
+    assert "6 documents of woods have 4 chunks" in result.stderr
+    assert "centred mean could be measured on nothing" in result.stderr
+
+
 def test_another_embedder(run):
     own = ("--task", "data/eval/woods", "--embedder", "lab_embedders:words")
     result = run("bench", "--quick", "--axis", "retrieval", "--cache", "cache", *own, "--json")
