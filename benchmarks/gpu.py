@@ -1,11 +1,12 @@
 """What a GPU makes of the synthesizer, of the largest networks and of the embedder.
 
 Run ``python -m benchmarks.gpu`` on a machine with an NVIDIA GPU, with the extras ``gpu`` and ``train`` (of
-onnxruntime and onnxruntime-gpu only the latter). Measured are: the shipped synthesizer on CUDA beside two
-threads of the same machine's processor, its results beside the processor's, which provider runs which part of
-it, and what happens where memory runs out; the bundled embedder; and, in torch, the network ``card-137m`` in
-float16 with 4,096 sequences of ten vectors, beside the matrix rate of a large product in the same run. Writes
-benchmarks/results/gpu.json. Without a GPU it says so and measures nothing.
+onnxruntime and onnxruntime-gpu only the latter). Measured are: the shipped synthesizer on CUDA, as it is and
+in mixed precision, beside two threads of the same machine's processor, its results beside the processor's,
+which provider runs which part of it, and what happens where memory runs out; the bundled embedder; and, in
+torch, the network ``card-137m`` in float16 with 4,096 sequences of ten vectors, beside the matrix rate of a
+large product in the same run. Writes benchmarks/results/gpu.json. Without a GPU it says so and measures
+nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ import json
 import logging
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from benchmarks.common import write_result
 from benchmarks.scaling_data import DIMENSION, SEED, documents, medians
 from benchmarks.scaling_parts import demo_chunks
 from merger_plugins import load_embedder, load_merger
 from merger_plugins._session import CPU, CUDA
+from merger_plugins.mergers.graphs import MODEL
 from merger_plugins.mergers.loading import SYNTHESIZER
 from merger_plugins.mergers.onnx import OnnxMerger
+from merger_plugins.training.export import narrowed, serialised
 
 VECTORS = 2_000_000
 ON_CPU = 20_000
@@ -61,8 +67,13 @@ def synthesizer() -> dict[str, Any]:
     )
     assert isinstance(on_gpu, OnnxMerger)
     many, few = documents(VECTORS, 1, WINDOW), documents(ON_CPU, 1, WINDOW)
-    difference = float(np.abs(on_gpu.merge_many(few) - on_cpu.merge_many(few)).max())
+    with tempfile.TemporaryDirectory() as scratch:
+        mixed = in_mixed_precision(on_gpu, Path(scratch), (CUDA, CPU))
+        difference = float(np.abs(on_gpu.merge_many(few) - on_cpu.merge_many(few)).max())
+        difference_mixed = float(np.abs(mixed.merge_many(few) - on_cpu.merge_many(few)).max())
+        mixed_rate = sum(map(len, many)) / medians({"": lambda: mixed.merge_many(many)}, rounds=3)[""]
     rates = {
+        "CUDA, mixed precision": mixed_rate,
         "CUDA": sum(map(len, many)) / medians({"": lambda: on_gpu.merge_many(many)}, rounds=3)[""],
         "two threads": sum(map(len, few)) / medians({"": lambda: on_cpu.merge_many(few)}, rounds=3)[""],
     }
@@ -71,11 +82,19 @@ def synthesizer() -> dict[str, Any]:
         "vectors a second": {name: round(rate) for name, rate in rates.items()},
         "times": round(rates["CUDA"] / rates["two threads"], 1),
         "largest difference of a number": difference,
+        "the same in mixed precision": difference_mixed,
         "providers": list(on_gpu.providers),
         "operators": on_gpu.placement(),
         "vectors in one run": on_gpu._items_per_run,
         "where memory runs out": without_memory(on_gpu, many),
     }
+
+
+def in_mixed_precision(merger: OnnxMerger, folder: Path, providers: Sequence[str]) -> OnnxMerger:
+    """The same graph with its matrix products in float16."""
+    path = folder / "mixed.onnx"
+    path.write_bytes(serialised(narrowed(onnx.load(merger.path / MODEL), "mixed")))
+    return OnnxMerger(path, providers=providers)
 
 
 def without_memory(merger: OnnxMerger, sequences: list[Any]) -> dict[str, Any]:

@@ -30,8 +30,9 @@ def command(
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="float32|float16|int8",
-            help="How the weights of a checkpoint are stored; float32 if not said.",
+            metavar="float32|float16|mixed|int8",
+            help="How the weights of a checkpoint are stored; mixed multiplies in float16, too, for GPUs. "
+            "float32 if not said.",
         ),
     ] = None,
     trust_remote_code: Annotated[

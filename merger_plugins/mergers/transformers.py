@@ -154,7 +154,8 @@ class TransformersMerger(BlackBoxMerger):
 
         Args:
             folder: where.
-            precision: how the weights are stored: ``"float32"``, ``"float16"`` or ``"int8"``.
+            precision: how the weights are stored: ``"float32"``, ``"float16"`` or ``"int8"``; or ``"mixed"``,
+                float16 with matrix products in float16, too, for GPUs.
             embedder: the embedding model whose vectors it merges, for the card.
             licence: of the checkpoint, an SPDX name, for the card.
 

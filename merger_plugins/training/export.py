@@ -3,7 +3,8 @@
 The graph has the signature of `merger_plugins.mergers.graphs`: ``vectors`` (b, n, d) float32, ``mask`` (b, n)
 bool and ``masses`` (b, n) float32 in, ``merged`` (b, d) float32 out. It computes in float32 whatever its
 weights are stored as, as processors are slow in float16: narrow weights are widened when a runtime loads the
-graph, by operators that every runtime has.
+graph, by operators that every runtime has. The precision ``mixed`` is for GPUs: matrix products, which are
+nearly all of the work, take float16, and everything between them float32.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ NARROWED = 1_024
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights are stored, and how far the graph may then be from the network.
+    """How weights are stored and multiplied, and how far the graph may then be from the network.
 
     Attributes:
-        name: ``"float32"``, ``"float16"`` or ``"int8"``.
+        name: ``"float32"``, ``"float16"``, ``"mixed"`` or ``"int8"``.
         difference: largest accepted difference of a number of a merged vector.
         cosine: smallest accepted cosine of a merged vector with the network's.
     """
@@ -63,6 +64,7 @@ class Precision:
 PRECISIONS = {
     "float32": Precision("float32", 1e-5, 1 - 1e-6),
     "float16": Precision("float16", 2e-3, 0.9999),
+    "mixed": Precision("mixed", 2e-3, 0.9999),
     "int8": Precision("int8", math.inf, 0.999),
 }
 
@@ -201,8 +203,8 @@ def to_graph(network: nn.Module, dimension: int, window: int | None) -> onnx.Mod
 def narrowed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """The same graph with its large float32 weights stored in a narrower type.
 
-    8-bit weights come in blocks of up to `BLOCK` neighbours on the last axis, each with a float32 scale of
-    its own: the largest of a block is 127.
+    ``mixed`` multiplies matrices in float16, too. 8-bit weights come in blocks of up to `BLOCK` neighbours on
+    the last axis, each with a float32 scale of its own: the largest of a block is 127.
     """
     if precision == "float32":
         return model
@@ -227,7 +229,7 @@ def narrowed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
             continue
         array = onnx.numpy_helper.to_array(tensor)
         block = math.gcd(array.shape[-1], BLOCK)
-        if precision == "float16" or block < 8:
+        if precision in ("float16", "mixed") or block < 8:
             node("Cast", constant(f"{name}.half", array.astype(np.float16)), output=name, to=types.FLOAT)
             continue
         blocks = array.reshape(-1, block)
@@ -236,11 +238,22 @@ def narrowed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
         wide = node("Cast", constant(f"{name}.values", rounded), output=f"{name}.wide", to=types.FLOAT)
         scaled = node("Mul", wide, constant(f"{name}.scales", scales), output=f"{name}.scaled")
         node("Reshape", scaled, constant(f"{name}.shape", np.array(array.shape, np.int64)), output=name)
-    del graph.initializer[:]
+    small = {tensor.name for tensor in kept}
+    halves = {item.output[0]: item.input[0] for item in nodes if precision == "mixed"}
+    for item in graph.node:
+        if precision != "mixed" or item.op_type != "MatMul" or small & set(item.input):
+            nodes.append(item)
+            continue
+        for wide in item.input:
+            if wide not in halves:
+                halves[wide] = node("Cast", wide, output=f"{wide}.narrow", to=types.FLOAT16)
+        (output,) = item.output
+        product = node("MatMul", *(halves[wide] for wide in item.input), output=f"{output}.product")
+        node("Cast", product, output=output, to=types.FLOAT)
+    read = {name for item in nodes for name in item.input}
+    del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
-    nodes.extend(graph.node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(item for item in nodes if item.op_type != "Cast" or item.output[0] in read)
     return result
 
 
