@@ -12,6 +12,9 @@ WORKERS ?= 2
 DOCS ?=
 Q ?=
 
+# Packages are compiled at their first import, not all at once; many tests start processes, which must find them so.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lowest finesse-conformance ray-conformance report-browser check bench clean
 
 demo: .venv/demo/.done
