@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.common import Floats
 from benchmarks.scaling_data import DIMENSION, SEED, calibrated, documents, least, medians
 from merger_plugins import CalibratedMerger, MeanMerger, RollingMerge, load_embedder, load_merger
-from merger_plugins._batching import ragged, unit
+from merger_plugins._batching import ITEMS_PER_BATCH, ragged, unit
 from merger_plugins._session import default_threads
 from merger_plugins.chunking import SentenceChunker
 from merger_plugins.mergers.loading import SYNTHESIZER, bundled
@@ -170,7 +170,7 @@ def roofline(vectors: int) -> dict[str, Any]:
         {
             "whole": lambda: merger.merge_many(sequences),
             "check and lay out": lambda: ragged(sequences),
-            "whiten": lambda: merger._ready(laid_out.vectors),
+            "whiten": lambda: [merger._ready(part.vectors) for part in laid_out.parts(ITEMS_PER_BATCH)],
             "solve and map back": lambda: merger._merge_ready(prepared),
             "of which map back": lambda: merger._out(roots),
         },
