@@ -19,7 +19,7 @@ def imported(module: str, attribute: str, *, what: str) -> Any:
         what: how the message calls it, such as "embedder".
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or its module fails.
     """
     if "" in (*module.split("."), *attribute.split(".")):
         raise InputError(
@@ -31,6 +31,7 @@ def imported(module: str, attribute: str, *, what: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"The {what} {f'{module}:{attribute}'!r} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever the module's own code raises
+        said = f"{error}" if isinstance(error, (ImportError, AttributeError)) else f"{error!r}"
+        raise InputError(f"The {what} {f'{module}:{attribute}'!r} cannot be imported: {said}.") from error
     return found

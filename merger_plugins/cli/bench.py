@@ -107,15 +107,17 @@ def command(
     hint = "The same command goes on after the last finished step."
     with running("bench", as_json=as_json, interrupted=hint) as shown:
         from merger_plugins.finesse.bench import Bench, chosen_rivals, dimension_of, left_out
-        from merger_plugins.finesse.bench_results import load_bench
+        from merger_plugins.finesse.bench_results import BenchResult, load_bench
+        from merger_plugins.finesse.comparing import check_alike
         from merger_plugins.finesse.embedding import Embeddings
         from merger_plugins.finesse.naming import native_named, rival_named
         from merger_plugins.finesse.plan import settings
         from merger_plugins.finesse.report import dissect_bench, write
         from merger_plugins.finesse.tasks import Source
 
-        if report is not None:
-            require("plotly", extra="bench", purpose="The report")  # better missed now than after an hour
+        if report is not None:  # better missed now than after an hour
+            require("plotly", extra="bench", purpose="The report")
+            _check_page(Path(report))
         sizes = settings(quick=quick, seed=seed, axes=axis or ())
         stored = None if baseline is None else load_bench(Path(baseline))
         vectors = Path(cache).expanduser()
@@ -133,6 +135,8 @@ def command(
             planned = Bench(sizes, tasks, source, entries, [*skipped, *absent])
         for sentence in planned.skipped[len(skipped) :]:
             shown.note(sentence)
+        if stored is not None:
+            list(check_alike(stored, BenchResult(planned.run)))  # better refused now than after an hour
         path = planned.path(Path(output))
         with shown.waiting("measuring"):
             result = planned.measure(path, _steps(shown), fresh=fresh)
@@ -161,6 +165,13 @@ def command(
             _judge(shown, result, stored)
 
 
+def _check_page(page: Path) -> None:
+    from merger_plugins.errors import InputError
+
+    if page.is_dir() or not page.name:
+        raise InputError(f"--report is {str(page)!r}, a folder; name a file, such as {page / 'bench.html'}.")
+
+
 def _data(
     data: str | None, names: Sequence[str], cache: Path, *, quick: bool
 ) -> tuple[Path, list[Task], list[str]]:
@@ -170,6 +181,8 @@ def _data(
     from merger_plugins.finesse.plan import chosen_tasks
     from merger_plugins.finesse.tasks import available, tasks_of_folder
 
+    if data and not Path(data).expanduser().is_dir():
+        raise DataError(f"--data is {data!r}, and there is no such folder. Check the path, or leave it out.")
     own = [name for name in names if Path(name).is_dir()]
     others = [name for name in names if name not in own]
     known = [] if own and not others else chosen_tasks(others, quick=quick)
@@ -181,8 +194,8 @@ def _data(
     if names:
         raise DataError(f"{'. '.join(skipped)}. Pass --data, the folder that holds the data sets.")
     said = (
-        f"{folder} holds none of the data sets, so the sample documents are measured on, which are too few "
-        "to tell mergers apart. Pass --data, or --task with a folder of your own."
+        f"The folder {folder} holds none of the data sets, so the sample documents are measured on, "
+        "which are too few to tell mergers apart. Pass --data, or --task with a folder of your own."
     )
     return cache / "demo", demo_tasks(cache / "demo"), [said]
 

@@ -196,7 +196,10 @@ class Bench:
         result.peak_megabytes = max(filter(None, (held, result.peak_megabytes)), default=None)
 
     def _resumed(self, path: Path) -> BenchResult:
-        result = load_bench(path)
+        try:
+            result = load_bench(path)
+        except ResultError as error:
+            raise ResultError(f"{error} To measure all of it again: --fresh, or delete the file.") from error
         for part, value in self.run.items():
             if result.run.get(part) != value:
                 raise ResultError(

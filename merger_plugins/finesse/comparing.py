@@ -235,6 +235,15 @@ def main_figures(records: Iterable[Record]) -> list[Record]:
     ]
 
 
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    for name in sorted({*one, *other}):
+        mine, others = one.get(name), other.get(name)
+        if isinstance(mine, dict) and isinstance(others, dict):
+            yield from _differences(mine, others, f"{within}{name}.")
+        elif mine != others:
+            yield f"{within}{name} is {mine} in one and {others} in the other"
+
+
 def check_alike(first: BenchResult, second: BenchResult, *, seeds: bool = True) -> Iterator[str]:
     """Sentences on what may differ; refuses what may not.
 
@@ -248,11 +257,7 @@ def check_alike(first: BenchResult, second: BenchResult, *, seeds: bool = True) 
     """
     for part in ("settings", "embedder"):
         mine, others = _told(first.run[part], seeds=seeds), _told(second.run[part], seeds=seeds)
-        changed = [name for name in sorted({*mine, *others}) if mine.get(name) != others.get(name)]
-        if changed:
-            ways = [
-                f"{name} is {mine.get(name)} in one and {others.get(name)} in the other" for name in changed
-            ]
+        if ways := list(_differences(mine, others)):
             raise ResultError(
                 f"The files have other {part}: {'; '.join(ways)}. Measure both with the same ones."
             )

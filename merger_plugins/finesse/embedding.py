@@ -38,27 +38,45 @@ _SAME = 1e-6
 _NEAR_UNIT = 1e-3
 
 
-def jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl or .jsonl.gz file, one after the other.
+def jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a .jsonl or .jsonl.gz file, one after the other, with their line; blank lines are none.
 
     Raises:
         DocumentError: it cannot be read, or a row is no object.
     """
     opened = gzip.open if path.suffix == ".gz" else open
+    number = 0
     try:
         with opened(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                row = json.loads(line)
+                if not line.strip():
+                    continue
+                row = _row(line)
                 if not isinstance(row, dict):
                     raise DocumentError(f"{path}, line {number}: expected an object, such as {{...}}.")
-                yield row
+                yield number, row
+    except json.JSONDecodeError as error:
+        raise DocumentError(
+            f"{path}, line {number}: no JSON ({error.msg} at character {error.pos + 1}). Correct the line."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{path}, after line {number}: no UTF-8 ({error}). Save the file as UTF-8."
+        ) from error
     except (OSError, EOFError, ValueError) as error:
         raise DocumentError(f"{path}: cannot be read as JSON lines ({error}). Check the file.") from error
 
 
+def _row(line: str) -> Any:
+    try:
+        return json.loads(line.rstrip("\r\n"))
+    except RecursionError as error:
+        raise json.JSONDecodeError("too many brackets in each other", line, 0) from error
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a .jsonl or .jsonl.gz file; raises as `jsonl_rows`."""
-    return list(jsonl_rows(path))
+    return [row for _, row in jsonl_rows(path)]
 
 
 def revision(files: Iterable[Path]) -> str:

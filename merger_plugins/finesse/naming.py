@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from merger_plugins._batching import unit
 from merger_plugins._importing import imported
-from merger_plugins.errors import DimensionError, InputError
+from merger_plugins.errors import DimensionError, InputError, MergerError
 from merger_plugins.finesse.embedding import Embeddings
 from merger_plugins.finesse.rivals import TRUNCATION, Embedded, Merging, Rival, rivals
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.calibrated import CalibratedMerger
 from merger_plugins.mergers.loading import load_merger
+
+T = TypeVar("T")
+
+_ALIKE = 1e-3
+_HOW = (
+    "Expected is a SequenceMerger, a Rival, or a function from a list of sequences to a merger; for a "
+    "formula of your own, FunctionMerger(name, function) of merger_plugins.finesse.pooling."
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ def rival_named(name: str) -> Rival:
             statistics of its own is calibrated on each collection; any other one is measured as it is.
 
     Raises:
-        InputError: an import path without such an object.
+        InputError: an import path without such an object, or its code fails.
         ArtefactError: no such merger.
     """
     known = {rival.name: rival for rival in rivals()}
@@ -91,18 +100,30 @@ def entry(rival: Rival, dimension: int, *, asked: bool) -> Entry:
 
     Raises:
         DimensionError: its merger has another dimension; otherwise as `SequenceMerger.merge`.
+        InputError: what it makes is no merger, its code fails, or `merge` is not what the rest of it does.
     """
     rng = np.random.default_rng(0)
     sample = [unit(rng.standard_normal((4, dimension)).astype(np.float32)) for _ in range(3)]
     if rival.dimension not in (dimension, None):
         raise DimensionError(_other_dimension(rival, rival.dimension, dimension))
-    merger = rival.merger(sample)
+    merger = _tried(rival.name, lambda: rival.merger(sample))
+    if merger is not None and not isinstance(merger, SequenceMerger):
+        raise InputError(
+            f"{rival.name!r} makes {_kind(merger)} of a list of sequences, and no merger. {_HOW}"
+        )
     if merger is not None and merger.dimension not in (dimension, None):
         raise DimensionError(_other_dimension(rival, merger.dimension, dimension))
     if merger is None:
         own = rival.embeddings if isinstance(rival, Embedded) else None
         return Entry(rival, None if own is None else own.fingerprint, None, asked)
-    merged = np.round(merger.merge_many(sample), 4) + 0.0  # no minus before a zero
+    merged = _tried(rival.name, lambda: merger.merge_many(sample))
+    alone = _tried(rival.name, lambda: np.stack([merger.merge(sequence) for sequence in sample]))
+    if alone.shape != merged.shape or np.abs(alone - merged).max() > _ALIKE:
+        raise InputError(
+            f"merge and merge_many of {rival.name!r} give different vectors. Both, and the tree, are made of "
+            f"the methods that SequenceMerger leaves open; replace those, not merge. {_HOW}"
+        )
+    merged = np.round(merged, 4) + 0.0  # no minus before a zero
     return Entry(rival, merger.fingerprint, hashlib.sha256(merged.tobytes()).hexdigest()[:16], asked)
 
 
@@ -113,20 +134,31 @@ def _other_dimension(rival: Rival, own: int | None, dimension: int) -> str:
     )
 
 
+def _tried(name: str, call: Callable[[], T]) -> T:
+    """What somebody's own code gives; what it raises as an error that names it."""
+    try:
+        return call()
+    except MergerError:
+        raise
+    except Exception as error:
+        raise InputError(f"The merger {name!r} fails: {error!r}. {_HOW}") from error
+
+
+def _kind(found: object) -> str:
+    return f"an array of shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+
+
 def _rival(name: str, found: Any) -> Rival:
+    if inspect.isclass(found) and issubclass(found, SequenceMerger | Rival):
+        found = _tried(name, found)
     if isinstance(found, Rival):
         return found
     if isinstance(found, CalibratedMerger) and found.statistics is None:
         return Merging(name, repr(found), found.calibrated, dimension=found.dimension)
     if isinstance(found, SequenceMerger):
         return Merging(name, repr(found), lambda _sample: found, dimension=found.dimension)
-    if inspect.isclass(found) and issubclass(found, SequenceMerger):
-        made = found()
-        return Merging(name, repr(made), lambda _sample: made)
-    if callable(found):
+    if inspect.isroutine(found) or (callable(found) and not inspect.isclass(found)):
         about = (inspect.getdoc(found) or "a function's merger").partition("\n")[0]
         return Merging(name, about, found)
-    raise InputError(
-        f"{name} is of the type {type(found).__name__}; a SequenceMerger, a Rival, or a function from a list "
-        "of sequences to a merger was expected."
-    )
+    what = f"the class {found.__name__}" if inspect.isclass(found) else f"of the type {type(found).__name__}"
+    raise InputError(f"{name} is {what}. {_HOW}")

@@ -129,7 +129,10 @@ def chosen_tasks(names: Sequence[str], *, quick: bool) -> list[Task]:
     """
     for name in names:
         if name not in TASKS:
-            raise InputError(f"{name!r} is no task; there are {', '.join(TASKS)}, or the folder of your own.")
+            raise InputError(
+                f"{name!r} is no task, and no folder here with docs, queries and qrels; there are "
+                f"{', '.join(TASKS)}."
+            )
     return [TASKS[name] for name in names or (QUICK_TASKS if quick else TASKS)]
 
 

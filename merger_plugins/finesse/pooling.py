@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from merger_plugins._artefact import fingerprint_of
 from merger_plugins._batching import Batch, Ragged, as_masses, as_matrix, unit
 from merger_plugins._nodes import Nodes
-from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
+from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector, VectorLike
 from merger_plugins.errors import InputError
 from merger_plugins.mergers.base import SequenceMerger, Strategy
 from merger_plugins.mergers.calibration import CalibrationStatistics
@@ -148,6 +148,33 @@ class PooledMerger(RivalMerger):
 
     def _out(self, directions: Matrix) -> Matrix:
         return unit(directions)
+
+
+class FunctionMerger(PooledMerger):
+    """Merges by a function of one sequence: the shortest way to measure a formula of one's own.
+
+    Args:
+        name: as `RivalMerger` takes it.
+        function: unit chunk vectors (n, d) and masses (n,), in reading order -> (d,) of any length.
+    """
+
+    def __init__(self, name: str, function: Callable[[Matrix, Vector], VectorLike]) -> None:
+        super().__init__(name, self._each)
+        self.function = function
+
+    def _each(
+        self, vectors: NDArray[np.float32], mask: NDArray[np.bool_], masses: NDArray[np.float32]
+    ) -> Matrix:
+        merged = np.empty((len(vectors), vectors.shape[2]), np.float32)
+        for row, (sequence, there, mass) in enumerate(zip(vectors, mask, masses, strict=True)):
+            found = np.asarray(self.function(sequence[there], mass[there]))
+            if found.shape != merged[row].shape:
+                raise InputError(
+                    f"The function of {self.name!r} gives the shape {found.shape} for vectors of shape "
+                    f"{sequence[there].shape}; one vector of shape {merged[row].shape} was expected."
+                )
+            merged[row] = found
+        return merged
 
 
 class _Around(SequenceMerger):

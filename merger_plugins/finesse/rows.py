@@ -100,7 +100,7 @@ class Row:
 
 def checked_rows(path: Path) -> Iterator[Row]:
     """The rows of a .jsonl or .jsonl.gz file, one after the other; raises as `jsonl_rows`."""
-    return (Row(path, number, fields) for number, fields in enumerate(jsonl_rows(path), 1))
+    return (Row(path, number, fields) for number, fields in jsonl_rows(path))
 
 
 def numbered(rows: Sequence[Row], name: str) -> dict[str, int]:

@@ -22,7 +22,7 @@ from merger_plugins._batching import (
 )
 from merger_plugins._nodes import Nodes
 from merger_plugins._types import MassesLike, Matrix, MatrixLike, Vector
-from merger_plugins.errors import EmptyInputError, ZeroVectorError
+from merger_plugins.errors import EmptyInputError, NonFiniteError, ZeroVectorError
 from merger_plugins.mergers.context import ContextWeights, blend
 
 if TYPE_CHECKING:
@@ -268,6 +268,11 @@ def _not_zero(merged: Matrix) -> Matrix:
     lengths = np.einsum("bd,bd->b", merged, merged)
     if lengths.min() > 0.25:
         return merged
+    if not np.isfinite(lengths).all():
+        raise NonFiniteError(
+            f"sequence {int(np.argmin(np.isfinite(lengths)))} merges to NaN or infinity, and its vectors "
+            "have none. Look at the merger's model or formula."
+        )
     raise ZeroVectorError(
         f"sequence {int(np.argmin(lengths))} merges to a vector of length zero: its vectors cancel out. "
         "Vectors of one embedding model never do; check where they came from."

@@ -175,12 +175,31 @@ def test_an_embedder_of_whole_texts(run):
     assert stored == pytest.approx({"lab_embedders:words, native": 0.096, "truncation": 1.536, "mean": 1.536})
 
 
+def test_what_would_fail_in_the_end_is_refused_at_once(run, measured):
+    own = (*FIGURES, "--task", "data/eval/woods", "--output", "never")
+    other = run(*own, "--seed", "1", "--baseline", measured, code=1).stderr
+    assert "The files have other settings" in other
+    assert "finesse.seed is 0 in one and 1 in the other" in other
+    assert "{" not in other
+    assert "--report is 'data', a folder" in run(*own, "--report", "data", code=1).stderr
+    assert "there is no such folder" in run(*FIGURES, "--data", "nowhere", code=1).stderr
+    assert not Path("never").exists()
+
+
+def test_an_edited_result_can_be_measured_again(run):
+    own = (*FIGURES, "--task", "data/eval/woods", "--output", "edited")
+    path = Path(json.loads(run(*own, "--json").stdout)["file"])
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    assert "--fresh, or delete the file" in run(*own, code=1).stderr
+    run(*own, "--fresh")
+
+
 def test_what_cannot_be_measured_is_said(run):
     wide = run(*FIGURES, "--task", "data/eval/woods", "--merger", "lab_mergers:wide", code=1)
     assert "'wide' works in dimension 9, and the embedder gives 384" in wide.stderr
     gone = run(*FIGURES, "--task", "covidqa", "--data", "data", code=1)
     assert "covidqa needs eval/covidqa/docs.jsonl.gz" in gone.stderr
-    assert "no task; there are" in run(*FIGURES, "--task", "squad", code=1).stderr
+    assert "is no task, and no folder here" in run(*FIGURES, "--task", "squad", code=1).stderr
 
 
 def test_without_data_the_sample_documents_are_measured_on(run):

@@ -27,9 +27,9 @@ from merger_plugins.finesse.embedding import Embeddings, revision
 from merger_plugins.finesse.fits import Fits
 from merger_plugins.finesse.laboratory import Laboratory, smaller
 from merger_plugins.finesse.metrics import paired
-from merger_plugins.finesse.naming import Entry, native_named, rival_named
+from merger_plugins.finesse.naming import Entry, entry, native_named, rival_named
 from merger_plugins.finesse.plan import AXES, BenchSettings, chosen_tasks, settings, steps
-from merger_plugins.finesse.pooling import PooledMerger, RisingMerger, first_and_mean
+from merger_plugins.finesse.pooling import FunctionMerger, PooledMerger, RisingMerger, first_and_mean
 from merger_plugins.finesse.rankings import compare_rankings
 from merger_plugins.finesse.records import Record
 from merger_plugins.finesse.report import dissect_bench
@@ -458,6 +458,64 @@ def test_mergers_are_found_by_name_folder_and_import_path(tmp_path: Path, monkey
         rival_named("own_mergers:number")
     with pytest.raises(InputError, match="cannot be imported"):
         rival_named("own_mergers:nothing")
+
+
+OWN_MISTAKES = {
+    "array": ("def array(sample):\n    return np.median(sample, axis=0)", "makes an array of shape"),
+    "Duck": (
+        "class Duck:\n    def merge(self, vectors):\n        return vectors[0]",
+        "Duck is the class Duck",
+    ),
+    "Unfinished": (
+        "class Unfinished(SequenceMerger):\n    def merge(self, vectors):\n        return vectors[0]",
+        "fails: TypeError.*abstract",
+    ),
+    "Wanting": (
+        "class Wanting(MeanMerger):\n    def __init__(self, size):\n        pass",
+        "fails: TypeError.*size",
+    ),
+    "failing": ("def failing(sample):\n    raise KeyError('stones')", "'failing' fails: KeyError.'stones'"),
+    "Beside": (
+        "class Beside(MeanMerger):\n    def merge(self, vectors, **_):\n        return vectors[0]",
+        "merge and merge_many of 'Beside' give different vectors",
+    ),
+    "narrow": ("narrow = FunctionMerger('narrow', lambda v, m: v[0, :3])", r"shape \(3,\) for vectors"),
+    "empty": ("empty = FunctionMerger('empty', lambda v, m: v[0] * np.nan)", "merges to NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("name", OWN_MISTAKES)
+def test_a_merger_of_ones_own_that_cannot_be_measured_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    code, message = OWN_MISTAKES[name]
+    (tmp_path / f"mistake_{name}.py").write_text(
+        "import numpy as np\nfrom merger_plugins import MeanMerger, SequenceMerger\n"
+        f"from merger_plugins.finesse.pooling import FunctionMerger\n\n{code}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=message):
+        entry(rival_named(f"mistake_{name}:{name}"), 8, asked=True)
+
+
+def test_a_module_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in {"torn": "def (", "hasty": "1 / 0"}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        with pytest.raises(InputError, match=f"The merger '{name}:mine' cannot be imported: .*Error"):
+            rival_named(f"{name}:mine")
+
+
+def test_a_function_of_one_sequence_is_a_merger():
+    median = FunctionMerger("median", lambda vectors, _: np.median(vectors, axis=0))
+    last = FunctionMerger("last", lambda vectors, masses: vectors[-1] * masses[-1])
+    rng = np.random.default_rng(0)
+    sequences = [rng.standard_normal((count, 8)).astype(np.float32) for count in (3, 1, 7)]
+    for row, vectors in zip(median.merge_many(sequences), sequences, strict=True):
+        expected = np.median(unit(vectors), axis=0)
+        assert np.allclose(row, expected / np.linalg.norm(expected), atol=1e-6)
+    assert np.allclose(last.merge_many(sequences), unit(np.stack([s[-1] for s in sequences])), atol=1e-6)
+    assert entry(Merging("median", "", lambda _: median), 8, asked=True).output
 
 
 def test_a_folder_is_a_data_set(tmp_path: Path):

@@ -133,9 +133,16 @@ def test_reading(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": 3}\n')
     with pytest.raises(DocumentError, match=r'b\.jsonl, line 1: "text" is a number \(3\), where a text'):
         list(read_articles([tmp_path / "b.jsonl"]))
-    (tmp_path / "b.jsonl").write_text("{\n")
-    with pytest.raises(DocumentError, match="cannot be read as JSON lines"):
-        list(read_articles([tmp_path / "b.jsonl"]))
+    for text, message in [
+        (b'{"text": "a"}\n\n{"text": \n', r"b\.jsonl, line 3: no JSON \(Expecting value at character 10\)"),
+        (b'{"text": "a"}\n{"text": "\xff"}\n', r"b\.jsonl, after line \d: no UTF-8"),
+        (b"[" * 100_000, r"b\.jsonl, line 1: no JSON \(too many brackets"),
+    ]:
+        (tmp_path / "b.jsonl").write_bytes(text)
+        with pytest.raises(DocumentError, match=message):
+            list(read_articles([tmp_path / "b.jsonl"]))
+    (tmp_path / "b.jsonl").write_text('\n{"text": "Eins."}\n  \n')
+    assert list(read_articles([tmp_path / "b.jsonl"])) == [Article("b.jsonl:2", "", "Eins.")]
     with pytest.raises(DocumentError, match="cannot be read"):
         list(read_articles([tmp_path / "none.jsonl"]))
     (tmp_path / "empty").mkdir()
