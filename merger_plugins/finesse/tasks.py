@@ -182,7 +182,7 @@ def load_retrieval(task: Task, source: Source) -> Collection:
         DocumentError: a row that cannot be used; says which, what arrived and what was expected.
     """
     documents, queries, qrels = (list(checked_rows(path)) for path in task.paths(source.data))
-    texts = [row.text("text") for row in documents]
+    texts = [row.text("text").replace("\r\n", "\n") for row in documents]
     inside = [text.split("\n\n") for text in texts]
     first = np.cumsum([0, *(len(passages) for passages in inside)])
     gold, right = _answers(documents, queries, qrels, [len(passages) for passages in inside])
@@ -213,12 +213,14 @@ def _answers(
     gold, right = np.full(len(queries), -1), np.zeros(len(queries), np.int64)
     numbered(qrels, "query_id")
     for row in qrels:
-        asked, named = question.get(row.name("query_id")), row.name("doc_id")
+        number, named = row.name("query_id"), row.name("doc_id")
         if named not in document:
             raise row.wrong(f'"doc_id" is {named!r:.60}, and no document has that id')
-        if asked is not None:
-            gold[asked] = document[named]
-            right[asked] = row.number("passage", passages[gold[asked]], f"passages in {named}")
+        if number not in question:
+            raise row.wrong(f'"query_id" is {number!r:.60}, and no question has that id')
+        asked = question[number]
+        gold[asked] = document[named]
+        right[asked] = row.number("passage", passages[gold[asked]], f"passages in {named}")
     if (gold < 0).any():
         alone = queries[int(gold.argmin())]
         raise alone.wrong(f"no line of qrels names the question {alone.name('id')!r:.60}")

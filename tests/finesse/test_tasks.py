@@ -82,6 +82,15 @@ def test_follow_ups_have_their_histories(tmp_path: Path):
     assert not np.allclose(loaded.rewritten.vectors, loaded.questions.vectors)
 
 
+def test_paragraphs_of_a_file_from_windows_are_told_apart(tmp_path: Path):
+    rows = [{"id": f"d{n}", "text": f"{WORDS[n]}.\r\n\r\n{WORDS[n + 1]}."} for n in range(3)]
+    written(tmp_path / "docs.jsonl.gz", rows)
+    written(tmp_path / "queries.jsonl.gz", [{"id": 1, "text": f"{WORDS[2]}?"}])
+    written(tmp_path / "qrels.jsonl.gz", [{"query_id": 1, "doc_id": "d1", "passage": 1}])
+    (task,) = tasks_of_folder(tmp_path)
+    assert task.collection(source(tmp_path)).passages == 6
+
+
 def test_absent_data_is_named_and_skipped(tmp_path: Path):
     task = retrieval_data(tmp_path)
     absent = replace(task, name="gone", files=("eval/gone/docs.jsonl.gz",))
@@ -155,8 +164,8 @@ def test_ids_may_be_numbers(tmp_path: Path):
         ("docs", {"id": 1}, "\"id\" is '1', as in line 1; one line each was expected"),
         ("queries", {"text": 7}, '"text" is a number (7), where a text was expected'),
         ("queries", {"id": ""}, '"id" is empty, where a name was expected'),
-        ("queries", {"id": "q3"}, "no line of qrels names the question 'q3'"),
         ("qrels", {"query_id": "q1"}, "\"query_id\" is 'q1', as in line 1; one line each was expected"),
+        ("qrels", {"query_id": "q9"}, "\"query_id\" is 'q9', and no question has that id"),
         ("qrels", {"doc_id": "d3"}, "\"doc_id\" is 'd3', and no document has that id"),
         ("qrels", {"passage": 2}, '"passage" is 2, and there are 2 passages in 1, numbered from 0'),
         ("qrels", {"passage": -1}, '"passage" is -1, and there are 2 passages in 1'),
