@@ -58,6 +58,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "L1 in place of cosine": {FIVE_TWELVE: {"distance": "l1"}, TEN: {"distance": "l1"}},
     "without associativity": {TEN: {"associativity": 0.0}},
     "with retrieval": {TEN: {"retrieval": 0.1}},
+    "towards the mean of all chunks beyond the context": {TEN: {"beyond": 0.5, "opening": 1.5}},
 }
 """What each row changes; ``network`` adds to the base's."""
 

@@ -155,7 +155,7 @@ def _options(arguments: list[str]) -> Iterator[str]:
     skip = False
     for argument in arguments:
         if not skip and argument.partition("=")[0] not in _PLACES:
-            yield argument
+            yield Path(argument).name if Path(argument).is_absolute() else argument
         skip = argument in _PLACES
 
 
