@@ -150,10 +150,9 @@ def command(
         )
         _print_result(shown, result)
         measured = {record.rival for record in result.records}
-        for name in [
-            row["name"] for row in result.run["rivals"] if row["asked"] and row["name"] not in measured
-        ]:
-            shown.problem(f"{name} could be measured on nothing; what was skipped says why.")
+        for row in result.run["rivals"]:
+            if row["asked"] and row["name"] not in measured:
+                shown.problem(f"{row['name']} could be measured on nothing; what was skipped says why.")
         shown.print(f"Kept in {path}.")
         if report is not None:
             with shown.waiting("writing the report"):
@@ -168,7 +167,7 @@ def command(
 def _check_page(page: Path) -> None:
     from merger_plugins.errors import InputError
 
-    if page.is_dir() or not page.name:
+    if page.is_dir():
         raise InputError(f"--report is {str(page)!r}, a folder; name a file, such as {page / 'bench.html'}.")
 
 

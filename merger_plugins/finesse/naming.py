@@ -23,6 +23,8 @@ from merger_plugins.mergers.loading import load_merger
 T = TypeVar("T")
 
 _ALIKE = 1e-3
+"""Differences of unit vectors' numbers that rounding explains, in float16 too."""
+
 _HOW = (
     "Expected is a SequenceMerger, a Rival, or a function from a list of sequences to a merger; for a "
     "formula of your own, FunctionMerger(name, function) of merger_plugins.finesse.pooling."
@@ -157,7 +159,7 @@ def _rival(name: str, found: Any) -> Rival:
         return Merging(name, repr(found), found.calibrated, dimension=found.dimension)
     if isinstance(found, SequenceMerger):
         return Merging(name, repr(found), lambda _sample: found, dimension=found.dimension)
-    if inspect.isroutine(found) or (callable(found) and not inspect.isclass(found)):
+    if callable(found) and not inspect.isclass(found):
         about = (inspect.getdoc(found) or "a function's merger").partition("\n")[0]
         return Merging(name, about, found)
     what = f"the class {found.__name__}" if inspect.isclass(found) else f"of the type {type(found).__name__}"

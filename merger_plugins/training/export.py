@@ -240,6 +240,7 @@ def narrowed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
         node("Reshape", scaled, constant(f"{name}.shape", np.array(array.shape, np.int64)), output=name)
     small = {tensor.name for tensor in kept}
     halves = {item.output[0]: item.input[0] for item in nodes if precision == "mixed"}
+    widened = set(halves)
     for item in graph.node:
         if precision != "mixed" or item.op_type != "MatMul" or small & set(item.input):
             nodes.append(item)
@@ -250,10 +251,13 @@ def narrowed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
         (output,) = item.output
         product = node("MatMul", *(halves[wide] for wide in item.input), output=f"{output}.product")
         node("Cast", product, output=output, to=types.FLOAT)
-    read = {name for item in nodes for name in item.input}
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
-    graph.node.extend(item for item in nodes if item.op_type != "Cast" or item.output[0] in read)
+    graph.node.extend(nodes)
+    read = {name for item in _nodes(graph) for name in item.input}
+    unread = [item for item in graph.node if item.output[0] in widened and item.output[0] not in read]
+    for item in unread:
+        graph.node.remove(item)
     return result
 
 

@@ -123,6 +123,26 @@ def test_narrow_weights_make_a_small_file() -> None:
     assert error_of["float32"] < error_of["float16"] < error_of["mixed"] < 2e-3 < error_of["int8"] < 1e-2
 
 
+def test_a_product_may_be_the_last_operator() -> None:
+    weights = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    make = onnx.helper
+    graph = make.make_graph(
+        [make.make_node("MatMul", ["x", "weights"], ["y"])],
+        "product",
+        [make.make_tensor_value_info("x", 1, ["b", 64])],
+        [make.make_tensor_value_info("y", 1, ["b", 32])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=10)
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    for precision in export.PRECISIONS:
+        narrow = export.narrowed(model, precision)
+        onnx.checker.check_model(narrow, full_check=True)
+        (y,) = onnx.reference.ReferenceEvaluator(narrow).run(None, {"x": x})
+        assert y.dtype == np.float32
+        assert np.abs(y - x @ weights).max() < 0.02 * np.abs(x @ weights).max()
+
+
 def test_mixed_precision_multiplies_matrices_in_float16_alone(pair: tuple[MergingNetwork, Any]) -> None:
     _, graph = pair
     mixed = onnx.shape_inference.infer_shapes(export.narrowed(graph, "mixed"))
