@@ -3,10 +3,12 @@
 Run ``python -m benchmarks.ray_scaling`` where the extra ``ray`` is installed, or for a try with the options
 ``--chunks 200000 --result ray-try``. Writes benchmarks/results/ray.json.
 
-Synthetic vectors in Parquet files, each document split over two of them and its chunks in random order. What
-is timed is `backfill_parquet`: documents and positions are looked through, everything is read and shuffled,
-the merger is calibrated on it, sections and roots are merged and written. Ray and its processes are started
-before, by the same call on a few chunks. Each run has a Ray of its own; one worker and two take turns.
+Synthetic vectors in Parquet files, of two kinds. ``together``: chunks in reading order in files that end
+anywhere, so that a document at a file's end goes on in the next. ``scattered``: each document split over two
+files, one in either half of the names, and its chunks in random order. What is timed is `backfill_parquet`:
+documents and positions are looked through, everything is read, what is scattered is shuffled, the merger is
+calibrated on it, sections and roots are merged and written. Ray and its processes are started before, by the
+same call on a few chunks. Each run has a Ray of its own; one worker and two take turns.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ from merger_plugins.mergers.calibration import CalibrationStatistics
 DIMENSION = 384
 SEED = 0
 GROUP = 20_000
-"""About the chunks of two files."""
+"""About the chunks that are made at once, and among which those of a document are scattered."""
+
+FILE = 9_000
+"""Chunks of a file."""
 
 SHORTEST, LONGEST = 20, 80
 BAR, TOLERANCE = 1.6, 1e-5
@@ -55,26 +60,58 @@ def groups(chunks: int) -> Iterator[tuple[list[str], Ints, Floats]]:
         done += len(vectors)
 
 
-def write(folder: Path, chunks: int) -> int:
+def write(folder: Path, chunks: int, *, scattered: bool) -> int:
     """Write the files; returns how many chunks there are."""
     folder.mkdir()
+    first, second = _Files(folder, "a"), _Files(folder, "b")
     total = 0
     for index, (names, lengths, vectors) in enumerate(groups(chunks)):
-        order = np.random.default_rng([SEED, 1, index]).permutation(len(vectors))
         places = np.concatenate([np.arange(length) for length in lengths])
         owners = np.repeat(np.array(names), lengths)
-        for half, rows in enumerate(np.array_split(order, 2)):
+        order = np.arange(len(vectors))
+        if scattered:
+            np.random.default_rng([SEED, 1, index]).shuffle(order)
+        halves = np.array_split(order, 2) if scattered else [order]
+        for files, rows in zip((first, second), halves, strict=False):
             flat = pa.array(vectors[rows].reshape(-1))
-            table = pa.table(
-                {
-                    "document_id": owners[rows],
-                    "position": places[rows],
-                    "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION),
-                }
+            files.add(
+                pa.table(
+                    {
+                        "document_id": owners[rows],
+                        "position": places[rows],
+                        "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION),
+                    }
+                )
             )
-            pq.write_table(table, folder / f"{index:05d}-{half}.parquet", compression="none")
         total += len(vectors)
+    first.end()
+    second.end()
     return total
+
+
+class _Files:
+    """Tables written one after another as files of `FILE` rows, whatever the tables' lengths."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self._folder, self._prefix, self._count = folder, prefix, 0
+        self._waiting: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= FILE:
+            self._put(FILE)
+
+    def end(self) -> None:
+        if self._waiting:
+            self._put(1)
+
+    def _put(self, least: int) -> None:
+        table = pa.concat_tables(self._waiting)
+        while table.num_rows >= least:
+            path = self._folder / f"{self._prefix}-{self._count:05d}.parquet"
+            pq.write_table(table.slice(0, FILE), path, compression="none")
+            table, self._count = table.slice(FILE), self._count + 1
+        self._waiting = [table]
 
 
 def measure(workers: int, source: str, warm: str, into: str) -> None:
@@ -139,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=2_000_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--scattered-runs", type=int, default=1)
     parser.add_argument("--scratch", type=Path, help="folder for the files; the system's for temporary ones")
     parser.add_argument("--result", default="ray", help="name of the result file; others for tries")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
@@ -147,51 +185,62 @@ def main() -> None:
         workers, *places = options.measure
         measure(int(workers), *places)
         return
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    differences: dict[int, float] = {}
-    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        folder = Path(name)
-        chunks = write(folder / "chunks", options.chunks)
-        write(folder / "few", 2_000)
-        for number in range(options.runs):
-            for workers in seconds:
-                into = folder / f"merged-{workers}-{number}"
-                done = run(workers, folder / "chunks", folder / "few", into)
-                if done["chunks"] != chunks:
-                    sys.exit(f"{done['chunks']} of {chunks} chunks were merged.")
-                seconds[workers].append(done["seconds"])
-                print(f"{workers} workers: {done['seconds']:.1f} s, {chunks / done['seconds']:,.0f} chunks/s")
-                if workers not in differences:
-                    differences[workers] = difference(into, options.chunks)
-    times = {workers: median(each) for workers, each in seconds.items()}
-    figures = {
-        "chunks": chunks,
-        "documents": done["documents"],
-        "dimension": DIMENSION,
-        "workers": {
-            str(workers): {
-                "seconds": [round(each, 2) for each in seconds[workers]],
-                "chunks_per_second": round(chunks / times[workers]),
-                "difference_from_one_process": differences[workers],
-            }
-            for workers in seconds
-        },
-        "gain_of_two_workers": round(times[1] / times[2], 3),
-        "bars": {"gain": BAR, "difference": TOLERANCE},
-    }
+    figures: dict[str, Any] = {"dimension": DIMENSION, "bars": {"gain": BAR, "difference": TOLERANCE}}
+    for kind, runs in (("together", options.runs), ("scattered", options.scattered_runs)):
+        if runs:
+            figures[kind] = compared(kind, options.chunks, runs, options.scratch)
     path = RESULTS / f"{options.result}.json"
     head = {
         "benchmark": "ray",
-        "command": f"python -m benchmarks.ray_scaling --chunks {options.chunks} --runs {options.runs}",
+        "command": (
+            f"python -m benchmarks.ray_scaling --chunks {options.chunks} --runs {options.runs} "
+            f"--scattered-runs {options.scattered_runs}"
+        ),
         "seed": SEED,
         "commit": commit(),
         **environment("ray", "pyarrow"),
     }
     path.write_text(json.dumps(head | {"figures": figures}, indent=2) + "\n", encoding="utf-8")
-    gain, worst = times[1] / times[2], max(differences.values())
-    print(f"{gain:.2f} times with two workers; largest difference {worst:.1e}")
-    if gain < BAR or worst > TOLERANCE:
+    together = figures["together"]
+    worst = max(each["difference_from_one_process"] for each in together["workers"].values())
+    if together["gain_of_two_workers"] < BAR or worst > TOLERANCE:
         sys.exit(f"The bars are {BAR} times and {TOLERANCE:g}.")
+
+
+def compared(kind: str, chunks: int, runs: int, scratch: Path | None) -> dict[str, Any]:
+    """One worker and two, in turns, on files of a kind."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    differences: dict[int, float] = {}
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
+        total = write(folder / "chunks", chunks, scattered=kind == "scattered")
+        write(folder / "few", 2_000, scattered=kind == "scattered")
+        for number in range(runs):
+            for workers in seconds:
+                into = folder / f"merged-{workers}-{number}"
+                done = run(workers, folder / "chunks", folder / "few", into)
+                if done["chunks"] != total:
+                    sys.exit(f"{done['chunks']} of {total} chunks were merged.")
+                seconds[workers].append(done["seconds"])
+                print(f"{kind}, {workers} workers: {done['seconds']:.1f} s", flush=True)
+                if workers not in differences:
+                    differences[workers] = difference(into, chunks)
+    times = {workers: median(each) for workers, each in seconds.items()}
+    gain, worst = times[1] / times[2], max(differences.values())
+    print(f"{kind}: {gain:.2f} times with two workers; largest difference {worst:.1e}", flush=True)
+    return {
+        "chunks": total,
+        "documents": done["documents"],
+        "workers": {
+            str(workers): {
+                "seconds": [round(each, 2) for each in seconds[workers]],
+                "chunks_per_second": round(total / times[workers]),
+                "difference_from_one_process": differences[workers],
+            }
+            for workers in seconds
+        },
+        "gain_of_two_workers": round(gain, 3),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of docs/SCALE.md, from scaling.json and gpu.json in benchmarks/results; one may be missing."""
+"""The tables of docs/SCALE.md, from scaling.json, gpu.json and ray.json in benchmarks/results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tables() -> dict[str, str]:
             "scale-machines": _machines(measured["job"]),
             "scale-assumed": _assumed(measured["job"]),
         }
-    return found | {"scale-gpu": _gpu(_figures("gpu"))}
+    return found | {"scale-gpu": _gpu(_figures("gpu")), "scale-ray": _ray(_figures("ray"))}
 
 
 def _figures(name: str) -> dict[str, Any] | None:
@@ -52,6 +52,26 @@ def _figures(name: str) -> dict[str, Any] | None:
         return None
     figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
     return figures
+
+
+def _ray(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return f"Not measured: no {RESULTS.name}/ray.json."
+    return table(
+        ("documents", "one worker", "two", "two over one"),
+        *(
+            (
+                kind,
+                *(
+                    f"{row['chunks_per_second']:,} chunks a second"
+                    for row in figures[kind]["workers"].values()
+                ),
+                f"{figures[kind]['gain_of_two_workers']:.2f}",
+            )
+            for kind in ("together", "scattered")
+            if kind in figures
+        ),
+    )
 
 
 def _bars(bars: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from benchmarks.common import (
 )
 from benchmarks.retrieval import tree_roots
 from merger_plugins import SequenceMerger, load_merger
+from merger_plugins.chunking import SentenceChunker
 from merger_plugins.finesse.scoring import separation
 from merger_plugins.mergers.loading import SYNTHESIZER
 from merger_plugins.mergers.mean import MeanMerger
@@ -49,6 +50,8 @@ RETRIEVAL = ("covidqa", "xquad_en", "xquad_de", "xquad_es", "xquad_ru", "xquad_z
 LENGTHS = (10, 20, 50, 100)
 """Chunks: the teacher's context of 510 tokens holds about ten; twice, five times, ten times that."""
 
+IDEAL = "teacher, then mean"
+
 PROBES = 10
 TREES = 200
 PROBED, CONTEXTS, PROBE = 1_500, 8, 4
@@ -66,12 +69,13 @@ def main() -> None:
     data: Path = arguments.data
     synthesizer = load_merger(arguments.model)
     config = read_config(RECIPE).replace(texts=[str(data / name) for name in TRAINED_ON])
-    sets = {
-        "wikipedia": embedded(prepare(config).chosen.held_out),
-        "covidqa": embedded(list(read_articles([data / PAPERS]))),
+    texts = {
+        "wikipedia": prepare(config).chosen.held_out,
+        "covidqa": list(read_articles([data / PAPERS])),
     }
     figures: dict[str, Any] = {"fingerprint": synthesizer.fingerprint}
-    for name, corpus in sets.items():
+    for name, articles in texts.items():
+        corpus = embedded(articles)
         mergers = {
             "mean": MeanMerger(),
             "calibrated": calibrated_on(load_merger(), corpus),
@@ -84,12 +88,12 @@ def main() -> None:
             "associativity": {key: associativity(merger, corpus) for key, merger in mergers.items()},
             "recognition": {key: recognition(merger, corpus) for key, merger in mergers.items()},
             "passages": passages(mergers, corpus),
-            "lengths": lengths(mergers, corpus),
+            "lengths": lengths(mergers, corpus, openings(articles, corpus)),
         }
         print(name, figures[name], flush=True)
     figures["retrieval"] = {name: retrieval(name, data, synthesizer) for name in RETRIEVAL}
     print(figures["retrieval"], flush=True)
-    figures["speed"] = speed(synthesizer, sets["covidqa"])
+    figures["speed"] = speed(synthesizer, corpus)
     print(figures["speed"], flush=True)
     files = [*TRAINED_ON, PAPERS]
     write_result(
@@ -110,7 +114,7 @@ def embedded(articles: list[Article]) -> Corpus:
 def associativity(merger: SequenceMerger, corpus: Corpus) -> dict[str, Any]:
     """Cosine between the root of a random tree over 100 chunks, 2 to 10 children a node, and `merge`."""
     rng = np.random.default_rng(SEED)
-    long = np.flatnonzero(corpus.lengths >= LENGTHS[-1])
+    long = long_enough(corpus)
     cosines = []
     for article in rng.choice(long, TREES).tolist():
         vectors, masses = corpus.sequence(article, LENGTHS[-1])
@@ -189,24 +193,55 @@ def passages(mergers: Mapping[str, SequenceMerger], corpus: Corpus) -> dict[str,
     return result
 
 
-def lengths(mergers: Mapping[str, SequenceMerger], corpus: Corpus) -> dict[str, Any]:
+def openings(articles: list[Article], corpus: Corpus) -> Floats:
+    """(a, d): the teacher's vectors of the first ten chunks of the articles that `lengths` takes.
+
+    Where ten do not lie within its context, of as many as do.
+    """
+    base = open_base()
+    chunker = SentenceChunker(ShardSettings().chunk_tokens, base.count_tokens)
+    by_id = {article.id: article.text for article in articles}
+    texts = []
+    for article in long_enough(corpus):
+        text = by_id[corpus.ids[article]]
+        chunks = [chunk for chunk in chunker.split(text) if chunk.tokens <= base.room][:PROBES]
+        while base.count_tokens(text[chunks[0].start : chunks[-1].end]) > base.room:
+            chunks.pop()
+        texts.append(text[chunks[0].start : chunks[-1].end])
+    return base.embed(texts)
+
+
+def long_enough(corpus: Corpus) -> list[int]:
+    """The articles that `lengths` takes."""
+    found: list[int] = np.flatnonzero(corpus.lengths >= LENGTHS[-1]).tolist()
+    return found
+
+
+def lengths(mergers: Mapping[str, SequenceMerger], corpus: Corpus, teacher: Floats) -> dict[str, Any]:
     """Cosine of merged passages of each of `LENGTHS` with their first ten chunks, each chunk's mean.
 
     ``tree`` merges as `merge` does; ``chain`` merges what there is with the next chunk, one after another.
+    The row `IDEAL` is a merger that arrives at the teacher's vector of the first ten chunks exactly, and goes
+    on from there as the mean.
     """
-    long = np.flatnonzero(corpus.lengths >= LENGTHS[-1])
-    sequences = [corpus.sequence(int(article), LENGTHS[-1]) for article in long]
+    sequences = [corpus.sequence(article, LENGTHS[-1]) for article in long_enough(corpus)]
     first = np.stack([vectors[:PROBES] for vectors, _ in sequences])
     first /= np.linalg.norm(first, axis=2, keepdims=True)
-    found: dict[str, Any] = {"articles": len(long)}
-    for name, merger in mergers.items():
-        chains = chained(merger, sequences)
+    begun = [
+        (np.concatenate([[root], vectors[PROBES:]]), np.append(masses[:PROBES].sum(), masses[PROBES:]))
+        for root, (vectors, masses) in zip(teacher, sequences, strict=True)
+    ]
+    found: dict[str, Any] = {"articles": len(sequences)}
+    for name, merger in (*mergers.items(), (IDEAL, MeanMerger())):
+        ready = begun if name == IDEAL else sequences
+        less = PROBES - 1 if name == IDEAL else 0
+        chains = chained(merger, ready, [length - less for length in LENGTHS])
         for length in LENGTHS:
             roots = merger.merge_many(
-                [vectors[:length] for vectors, _ in sequences],
-                masses=[part[:length] for _, part in sequences],
+                [vectors[: length - less] for vectors, _ in ready],
+                masses=[part[: length - less] for _, part in ready],
             )
-            for way, merged in (("tree", roots), ("chain", chains[length])):
+            for way, merged in (("tree", roots), ("chain", chains[length - less])):
                 cosines = np.einsum("apd,ad->ap", first, merged).mean(axis=0)
                 row = found.setdefault(way, {}).setdefault(str(length), {})
                 row[name] = {
@@ -217,12 +252,14 @@ def lengths(mergers: Mapping[str, SequenceMerger], corpus: Corpus) -> dict[str, 
     return found
 
 
-def chained(merger: SequenceMerger, sequences: list[tuple[Floats, Floats]]) -> dict[int, Floats]:
-    """Roots at each of `LENGTHS` where every chunk is merged with the root of all before."""
+def chained(
+    merger: SequenceMerger, sequences: list[tuple[Floats, Floats]], lengths: Sequence[int]
+) -> dict[int, Floats]:
+    """Roots at each of these lengths where every vector is merged with the root of all before."""
     roots = [vectors[0] for vectors, _ in sequences]
     held = [float(masses[0]) for _, masses in sequences]
-    kept: dict[int, Floats] = {}
-    for place in range(1, LENGTHS[-1]):
+    kept: dict[int, Floats] = {1: np.stack(roots)}
+    for place in range(1, max(lengths)):
         pairs = [
             np.stack([root, vectors[place]]) for root, (vectors, _) in zip(roots, sequences, strict=True)
         ]
@@ -231,7 +268,7 @@ def chained(merger: SequenceMerger, sequences: list[tuple[Floats, Floats]]) -> d
         ]
         roots = list(merger.merge_many(pairs, masses=masses))
         held = [float(part.sum()) for part in masses]
-        if place + 1 in LENGTHS:
+        if place + 1 in lengths:
             kept[place + 1] = np.stack(roots)
     return kept
 

@@ -11,16 +11,30 @@ chromadb = pytest.importorskip("chromadb")
 pytest.importorskip("qdrant_client")
 pytest.importorskip("typer")
 
+import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from qdrant_client import QdrantClient  # noqa: E402
 
-from integrations.ray.data import FailsWhileAsked, assert_merged, documents, rows_of, tables_of  # noqa: E402
-from merger_plugins import MeanMerger  # noqa: E402
+from integrations.ray.data import (  # noqa: E402
+    DIMENSION,
+    FailsWhileAsked,
+    assert_merged,
+    documents,
+    rows_of,
+    tables_of,
+)
+from merger_plugins import CalibratedMerger, MeanMerger, load_merger  # noqa: E402
 from merger_plugins.chroma import ChromaStore  # noqa: E402
 from merger_plugins.cli import main  # noqa: E402
-from merger_plugins.errors import DocumentError, FingerprintError, InputError, StoreError  # noqa: E402
+from merger_plugins.errors import (  # noqa: E402
+    DocumentError,
+    EmptyInputError,
+    FingerprintError,
+    InputError,
+    StoreError,
+)
 from merger_plugins.qdrant import QdrantStore  # noqa: E402
-from merger_plugins.ray import Columns, RayEngine, backfill_parquet  # noqa: E402
+from merger_plugins.ray import Columns, RayEngine, backfill_parquet, cluster, together  # noqa: E402
 from merger_plugins.stores.records import META_ID  # noqa: E402
 from tests.stores.foreign import corpus, create, point_id, put, text_of  # noqa: E402
 from tests.stores.support import stored  # noqa: E402
@@ -175,6 +189,78 @@ def test_the_command_fills_files_and_calibrates_once(run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["merged"] == 0
     assert run([*arguments, "--merger", "mean"]) == 1
     assert "--anew" in json.loads(capsys.readouterr().out)["errors"][0]
+
+
+IN_ORDER = documents([12, 40, 1, 33, 250, 9, 64, 17, 28, 5], seed=40)
+
+
+def in_order(folder, *, groups, files=3):
+    """Files of chunks in reading order, which end in the middle of documents."""
+    folder.mkdir(parents=True)
+    table = pa.concat_tables(
+        [table for name in IN_ORDER for table in tables_of(rows_of({name: IN_ORDER[name]}), 1)]
+    )
+    size = -(-len(table) // files)
+    for index in range(files):
+        part = table.slice(index * size, size)
+        pq.write_table(part, folder / f"{index}.parquet", row_group_size=groups)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("groups", "held"), [(1_000, True), (20, True), (20, False)], ids=["files", "row groups", "too large"]
+)
+def test_only_documents_that_are_split_travel(tmp_path, monkeypatch, groups, held):
+    source, into = in_order(tmp_path / "chunks", groups=groups), tmp_path / "merged"
+    if not held:
+        monkeypatch.setattr(together, "_MOST_FLOATS", 0)
+    columns = Columns(mass="tokens")
+    with cluster():
+        survey = together.Source.of(source).survey(columns, 10, block=100, partitions=3)
+        done = backfill_parquet(source, str(into), columns=columns, block=100, partitions=3)
+    assert sum(unit.rows for unit in survey.units) == survey.extent.rows == done.chunks
+    split = set(IN_ORDER) if not held else split_by(survey.units) | {"d4"}
+    assert sorted(survey.loose.tolist()) == sorted(together.hashes_of(pa.array(sorted(split))).tolist())
+    assert (len(survey.together) > 0) == held
+    merger = CalibratedMerger(dimension=DIMENSION).calibrated([vectors for vectors, _ in IN_ORDER.values()])
+    made = load_merger(into / "_merger")
+    np.testing.assert_allclose(made.merge(np.eye(12)[:3]), merger.merge(np.eye(12)[:3]), atol=1e-4)
+    assert_merged(pq.read_table(into), IN_ORDER, made, sections=True)
+    assert backfill_parquet(source, str(into), columns=columns, block=100, partitions=3).merged == 0
+
+
+def split_by(units):
+    """Documents of which a unit has a part only."""
+    seen = [set(unit.read(["document_id"]).column(0).to_pylist()) for unit in units]
+    return {name for name in IN_ORDER if sum(name in one for one in seen) > 1}
+
+
+def test_files_of_folders_are_found_and_others_passed_over(tmp_path):
+    rows = in_order(tmp_path / "chunks" / "year=2025", groups=1_000, files=1)
+    for other in ("_SUCCESS", "notes.txt", ".hidden.parquet", "_old/0.parquet"):
+        path = tmp_path / "chunks" / other
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("nothing")
+    columns = Columns(document="year", mass="tokens")
+    found = together.Source.of(str(tmp_path / "chunks"))
+    assert found.files == [f"{rows}/0.parquet"]
+    (unit,) = found.survey(columns, 10).units
+    assert unit.read(["year"]).column(0).to_pylist() == [2025] * unit.rows
+
+
+def test_sources_that_cannot_be_read_are_errors(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        backfill_parquet(str(tmp_path / "none"), str(tmp_path / "merged"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no files"):
+        backfill_parquet(str(tmp_path / "empty"), str(tmp_path / "merged"))
+    (tmp_path / "empty" / "0.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        backfill_parquet(str(tmp_path / "empty"), str(tmp_path / "merged"))
+    table = tables_of(rows_of(documents([3])), 1)[0].slice(0, 0)
+    pq.write_table(table, tmp_path / "empty" / "0.parquet")
+    with pytest.raises(EmptyInputError, match="no rows"):
+        backfill_parquet(str(tmp_path / "empty"), str(tmp_path / "merged"))
 
 
 def test_folders_of_others_are_refused(tmp_path):

@@ -102,11 +102,15 @@ def gathered(parts: Dataset, extent: Extent) -> CalibrationStatistics:
 
 @in_worker
 def _gather(table: pa.Table, extent: Shared[Extent]) -> dict[str, Any]:
-    measures = resident(extent)
-    made = Gathering(CalibrationStatistics(measures.dimension))
-    rows = Sorted.of(table, measures)
+    return gathering_of(table, resident(extent)).packed()
+
+
+def gathering_of(table: pa.Table, extent: Extent) -> Gathering:
+    """The statistics of checked rows."""
+    made = Gathering(CalibrationStatistics(extent.dimension))
+    rows = Sorted.of(table, extent)
     for lot in rows.lots():
         made.statistics.update_many(rows.vectors(lot), [len(one) for one in lot])
     for piece in rows.pieces:
         made.add_part(piece.document, rows.vectors([piece]))
-    return made.packed()
+    return made

@@ -119,13 +119,19 @@ def _inner(error: BaseException) -> MergerError | None:
     return None
 
 
-def context() -> DataContext:
-    """Settings for data sets of ours: vectors do not compress, and a few GB are work for all workers."""
+def context(*, waits: bool = True) -> DataContext:
+    """Settings for data sets of ours: vectors do not compress, and a few GB are work for all workers.
+
+    Args:
+        waits: whether Ray reserves memory and CPUs for each operator, so that workers wait where results are
+            taken slowly. It leaves CPUs idle on small machines; without it, all of them work.
+    """
     made = DataContext.get_current().copy()
     made.shuffle_compression = "none"
     made.shuffle_input_batch_bytes = _SHUFFLED_AT_ONCE
     made.enable_progress_bars = False
     made.isolate_read_workers = False
+    made.op_resource_reservation_enabled &= waits
     return made
 
 

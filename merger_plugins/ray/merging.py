@@ -130,6 +130,8 @@ def merge_part(table: pa.Table, work: Shared[Work], sections: bool) -> Iterator[
     merger, extent = (shared := resident(work)).merger, shared.extent
     rows = Sorted.of(table, extent)
     type_ = table.schema.field("document").type
+    if not table.num_rows:  # a shuffle puts blocks together, and one without columns fits no other
+        yield _table([], np.empty((0, extent.dimension), np.float32), type_)
     for lot in rows.lots():
         yield _merged(merger, lot, rows.vectors(lot), rows.masses(lot), sections, type_)
     for piece in rows.pieces:

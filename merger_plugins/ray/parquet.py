@@ -10,22 +10,30 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import ray
-from ray.data import DataContext
+from ray.data import DataContext, Dataset
 
 from merger_plugins.errors import FingerprintError, StoreError
 from merger_plugins.mergers.base import FANOUT, SequenceMerger
 from merger_plugins.mergers.loading import load_merger
-from merger_plugins.ray.calibrating import gathered
 from merger_plugins.ray.engine import Shared, context, in_worker, resident, translated
 from merger_plugins.ray.merging import ROOT, Work, base_for, finish_part, is_calibrated, merge_part
 from merger_plugins.ray.results import tables_of
-from merger_plugins.ray.rows import Columns, Extent, checked_rows, measured, parted
+from merger_plugins.ray.rows import Columns, Extent
+from merger_plugins.ray.together import (
+    UNIT,
+    Job,
+    Source,
+    chunks_of,
+    each_unit,
+    hashes_of,
+    loosened,
+    statistics_of,
+    together_of,
+)
 
 _RECORD = "_merged.json"
 _MERGER = "_merger"
@@ -95,16 +103,18 @@ def backfill_parquet(
     """
     columns = columns or Columns()
     target = _Folder.of(into)
-    with DataContext.current(context()), translated("Merging"):
-        dataset = ray.data.read_parquet(source)
+    # Workers write their results themselves, and what is shuffled must all be there before it is merged.
+    with DataContext.current(context(waits=False)), translated("Merging"):
+        found = Source.of(source)
         fanout = merger.fanout if merger else FANOUT
-        extent = measured(dataset, columns, fanout, block=block, partitions=partitions)
+        survey = found.survey(columns, fanout, block=block, partitions=partitions)
+        extent = survey.extent
         base = base_for(merger, extent.dimension)
         calibrates = is_calibrated(base, calibrate)
         wanted = {
             "version": _VERSION,
             "chunks": extent.rows,
-            "files": sorted(dataset.input_files()),
+            "files": found.files,
             "columns": columns.names(),
             "merger": base.fingerprint,
             "calibrated": calibrates,
@@ -112,31 +122,27 @@ def backfill_parquet(
         }
         record = target.record(wanted, anew=anew)
         done = target.documents()
-        parts = parted(dataset, columns, extent, undone, {"done": Shared.of(_hashes(done))})
+        job = Job(survey, hashes_of(done))
+        loose = None
         if record is not None:
             base = target.merger()
         elif calibrates:
-            parts = parts.materialize()
-            base = base.calibrated(gathered(parts, extent))
+            loose = loosened(job, calibrates=True).materialize()
+            base = base.calibrated(statistics_of(loose, extent))
         if record is None:
             target.begin(base, wanted)
         work = Shared.of(Work(base, extent))
-        merged = parts.map_batches(
-            write_part,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs={"work": work, "target": target, "sections": sections},
-        )
-        if extent.long:
-            merged = merged.repartition(extent.partitions, keys=["document"]).map_batches(
-                write_long,
-                batch_size=None,
-                batch_format="pyarrow",
-                fn_kwargs={"work": work, "target": target},
-            )
-        for files, _ in enumerate(tables_of(merged), 1):
-            if progress is not None:
-                progress(files)
+        options = {"work": work, "target": target, "sections": sections}
+        written = [_write_together(job, options)] if survey.together else []
+        if survey.scattered:
+            loose = loosened(job, calibrates=False) if loose is None else loose
+            written.append(_write_loose(loose, extent, options))
+        files = 0
+        for rows in written:
+            for _ in tables_of(rows):
+                files += 1
+                if progress is not None:
+                    progress(files)
     counts = target.counts()
     statistics = getattr(base, "statistics", None)
     return Written(
@@ -149,39 +155,50 @@ def backfill_parquet(
     )
 
 
-@in_worker
-def undone(
-    table: pa.Table,
-    columns: Columns,
-    dimension: int,
-    block: int,
-    done: Shared[np.ndarray[Any, np.dtype[np.uint64]]],
-) -> pa.Table:
-    """Checked rows of documents that are not written yet."""
-    rows = checked_rows(table, columns, dimension, block)
-    known = resident(done)
-    if not len(known):
-        return rows
-    encoded = rows.column("document").combine_chunks().dictionary_encode()
-    new = ~np.isin(_hashes(encoded.dictionary), known)
-    return rows.filter(pa.array(new[encoded.indices.to_numpy()]))
+def _write_together(job: Job, options: dict[str, Any]) -> Dataset:
+    """Merge and write the documents that lie together, a file for each unit."""
+    return each_unit(job.survey.together, _write_unit, {**options, "job": Shared.of(job)})
 
 
 @in_worker
-def write_part(table: pa.Table, work: Shared[Work], target: _Folder, sections: bool) -> Iterator[pa.Table]:
+def _write_unit(
+    table: pa.Table, job: Shared[Job], work: Shared[Work], target: _Folder, sections: bool
+) -> Iterator[pa.Table]:
+    for number in table.column(UNIT).to_pylist():
+        rows = pa.concat_tables(list(merge_part(together_of(resident(job), number), work, sections)))
+        if rows.num_rows:
+            target.write(rows)
+            yield _said(rows)
+
+
+def _write_loose(loose: Dataset, extent: Extent, options: dict[str, Any]) -> Dataset:
+    """Merge and write the other ones, once those of each are in one part."""
+    made = loose.map_batches(_write_part, batch_size=None, batch_format="pyarrow", fn_kwargs=options)
+    if extent.long:
+        made = made.repartition(extent.partitions, keys=["document"]).map_batches(
+            _write_long,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"work": options["work"], "target": options["target"]},
+        )
+    return made
+
+
+@in_worker
+def _write_part(table: pa.Table, work: Shared[Work], target: _Folder, sections: bool) -> Iterator[pa.Table]:
     """Merge a part and write its whole documents; what belongs to long ones goes on."""
     extent: Extent = resident(work).extent
-    merged = list(merge_part(table, work, sections))
-    if not merged:
-        return
-    rows = pa.concat_tables(merged)
+    rows = pa.concat_tables(list(merge_part(chunks_of(table), work, sections)))
     long = pc.is_in(rows.column("document"), pa.array(list(extent.long), rows.schema.field("document").type))
     target.write(rows.filter(pc.invert(long)))
-    yield rows.filter(long) if extent.long else _said(rows)
+    if extent.long:
+        yield rows.filter(long)
+    elif rows.num_rows:
+        yield _said(rows)
 
 
 @in_worker
-def write_long(table: pa.Table, work: Shared[Work], target: _Folder) -> Iterator[pa.Table]:
+def _write_long(table: pa.Table, work: Shared[Work], target: _Folder) -> Iterator[pa.Table]:
     """Complete the long documents of a part, and write them."""
     merged = list(finish_part(table, work))
     if merged:
@@ -323,12 +340,3 @@ class _Folder:
 
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}"
-
-
-def _hashes(names: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """128 bits would be safe for any number; 64 are for the millions of documents of one folder."""
-    digests = (
-        blake2b(str(name).encode(errors="surrogatepass"), digest_size=8).digest()
-        for name in names.to_pylist()
-    )
-    return np.frombuffer(b"".join(digests), "<u8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +27,8 @@ _FLOATS_OF_BLOCK = 4_000_000
 _FLOATS_OF_PART = 8_000_000
 _MOST_PARTS = 2_048
 """A shuffle has as many pieces as it has readers times parts."""
+
+EMPTY = "The data set has no rows; pass one row a chunk."
 
 _SMALLEST = 1e-30
 """Of the square of a length; mergers take what is below for zero."""
@@ -100,22 +102,10 @@ def measured(
             fan-out, or `partitions` is below 1.
     """
     schema = dataset.schema()
-    known = [] if schema is None else schema.names
-    absent = [name for name in columns.names() if known and name not in known]
-    if absent:
-        raise InputError(
-            f"The data set has the columns {', '.join(known)}, and none called {', '.join(absent)}. Name its "
-            "columns: document=, position=, vector=, mass=."
-        )
+    if schema is not None:
+        refuse_absent(schema.names, columns)
     dimension = _dimension(dataset, columns)
-    size = block or block_of(fanout, dimension)
-    power = fanout
-    while power < size:
-        power *= fanout
-    if power != size:
-        raise InputError(f"block is {size}; a power of the merger's fan-out {fanout} is needed.")
-    if partitions is not None and partitions < 1:
-        raise InputError(f"partitions is {partitions}; at least one is needed.")
+    size = checked_block(fanout, dimension, block, partitions)
     rows, long = 0, dict[Any, int]()
     found = dataset.select_columns([columns.document, columns.position]).map_batches(
         _tops,
@@ -130,23 +120,72 @@ def measured(
             if top >= 0:
                 long[name] = max(long.get(name, 0), top + 1)
     if not rows:
-        raise EmptyInputError("The data set has no rows; pass one row a chunk.")
+        raise EmptyInputError(EMPTY)
     return Extent(rows, dimension, size, long, partitions or parts_of_floats(rows * dimension))
 
 
+def refuse_absent(known: Sequence[str], columns: Columns) -> None:
+    """Refuse a data set that lacks columns, if it has any.
+
+    Raises:
+        InputError: it does.
+    """
+    absent = [name for name in columns.names() if known and name not in known]
+    if absent:
+        raise InputError(
+            f"The data set has the columns {', '.join(known)}, and none called {', '.join(absent)}. Name its "
+            "columns: document=, position=, vector=, mass=."
+        )
+
+
+def checked_block(fanout: int, dimension: int, block: int | None, partitions: int | None) -> int:
+    """How many chunks of a long document one worker takes.
+
+    Raises:
+        InputError: `block` is no power of the fan-out, or `partitions` is below 1.
+    """
+    size = block or block_of(fanout, dimension)
+    power = fanout
+    while power < size:
+        power *= fanout
+    if power != size:
+        raise InputError(f"block is {size}; a power of the merger's fan-out {fanout} is needed.")
+    if partitions is not None and partitions < 1:
+        raise InputError(f"partitions is {partitions}; at least one is needed.")
+    return size
+
+
 def _dimension(dataset: Dataset, columns: Columns) -> int:
-    """Of the vectors: by their type, or else of the first one."""
-    types = dict(zip(dataset.schema().names, dataset.schema().types, strict=True)) if dataset.schema() else {}
-    kind = types.get(columns.vector)
+    schema = dataset.schema()
+    if schema is None:
+        raise EmptyInputError(EMPTY)
+    kinds = pa.schema([(name, kind) for name, kind in zip(schema.names, schema.types, strict=True)])
+    vectors = dataset.select_columns([columns.vector])
+    return dimension_of(kinds, columns.vector, lambda: vectors.limit(1).take_all())
+
+
+def dimension_of(schema: pa.Schema, column: str, first: Callable[[], list[dict[str, Any]]]) -> int:
+    """Of the vectors: by their type, or else of the first one.
+
+    Args:
+        schema: of the data set.
+        column: of the vectors.
+        first: gives one row, or none.
+
+    Raises:
+        EmptyInputError: there is none.
+        DimensionError: it holds no vector.
+    """
+    kind = schema.field(column).type if column in schema.names else None
     if isinstance(kind, pa.FixedSizeListType):
         return int(kind.list_size)
-    first = dataset.select_columns([columns.vector]).limit(1).take_all() if types else []
-    if not first:
-        raise EmptyInputError("The data set has no rows; pass one row a chunk.")
-    value = first[0][columns.vector]
+    rows = first() if schema.names else []
+    if not rows:
+        raise EmptyInputError(EMPTY)
+    value = rows[0][column]
     if not hasattr(value, "__len__"):
         raise DimensionError(
-            f"The first row of the data set has {value!r} in the column {columns.vector!r}; a vector is a "
+            f"The first row of the data set has {value!r} in the column {column!r}; a vector is a "
             "list of floats. Leave out rows without one: dataset.filter(...)."
         )
     return len(value)
@@ -154,28 +193,31 @@ def _dimension(dataset: Dataset, columns: Columns) -> int:
 
 @in_worker
 def _tops(table: pa.Table, columns: Columns, block: int) -> pa.Table:
-    """The largest position of each document that has one beyond the first block; the rows in one more row."""
-    documents = _documents(table, columns)
-    positions = _positions(table, columns, documents)
-    beyond = positions >= block
-    tops = pa.table({DOCUMENT: documents.filter(pa.array(beyond)), "top": positions[beyond]})
-    tops = tops.group_by(DOCUMENT).aggregate([("top", "max")])
-    names = pa.concat_arrays([tops.column(DOCUMENT).combine_chunks(), pa.nulls(1, documents.type)])
+    """What `tops` gives as rows, and the number of rows in one more."""
+    documents, positions = documents_and_positions(table, columns)
+    found = tops(documents, positions, block)
     return pa.table(
         {
-            DOCUMENT: names,
-            "top": pa.array([*tops.column("top_max").to_pylist(), -1], pa.int64()),
-            "rows": pa.array([*([0] * len(tops)), len(table)], pa.int64()),
+            DOCUMENT: pa.array([*(name for name, _ in found), None], documents.type),
+            "top": pa.array([*(top for _, top in found), -1], pa.int64()),
+            "rows": pa.array([*([0] * len(found)), len(table)], pa.int64()),
         }
     )
+
+
+def tops(documents: pa.Array, positions: Ints, block: int) -> list[tuple[Any, int]]:
+    """The largest position of each document that has one beyond the first block."""
+    beyond = positions >= block
+    table = pa.table({DOCUMENT: documents.filter(pa.array(beyond)), "top": positions[beyond]})
+    found = table.group_by(DOCUMENT).aggregate([("top", "max")])
+    names, largest = found.column(DOCUMENT).to_pylist(), found.column("top_max").to_pylist()
+    return list(zip(names, largest, strict=True))
 
 
 def parted(
     dataset: Dataset,
     columns: Columns,
     extent: Extent,
-    check: Callable[..., Any] | None = None,
-    options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """The rows checked, those of a document in one block of the data set, and of a long one those of each
     `block` positions.
@@ -184,12 +226,10 @@ def parted(
         dataset: chunks.
         columns: what its columns are called.
         extent: what is known of it.
-        check: in place of `checked`, to leave out rows as well.
-        options: more arguments for that.
     """
-    given = {"columns": columns, "dimension": extent.dimension, "block": extent.block, **(options or {})}
+    given = {"columns": columns, "dimension": extent.dimension, "block": extent.block}
     rows = dataset.select_columns(columns.names())
-    rows = rows.map_batches(check or checked, batch_format="pyarrow", fn_kwargs=given)
+    rows = rows.map_batches(checked, batch_format="pyarrow", fn_kwargs=given)
     return rows.repartition(extent.partitions, keys=[DOCUMENT, BLOCK])
 
 
@@ -206,8 +246,7 @@ def checked_rows(table: pa.Table, columns: Columns, dimension: int, block: int) 
         InputError: a row without document, position or vector; a vector of another dimension, not finite or
             zero; a mass that is none. The message names the document.
     """
-    documents = _documents(table, columns)
-    positions = _positions(table, columns, documents)
+    documents, positions = documents_and_positions(table, columns)
     vectors = _vectors(table, columns, dimension, documents, positions)
     made = {
         DOCUMENT: documents,
@@ -243,6 +282,16 @@ def as_lists(vectors: Matrix) -> pa.Array:
     """(n, d) float32 -> n lists of d floats, as Parquet keeps them."""
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def documents_and_positions(table: pa.Table, columns: Columns) -> tuple[pa.Array, Ints]:
+    """(n,) documents and (n,) positions of rows as they came.
+
+    Raises:
+        InputError: one is missing, or of another type.
+    """
+    documents = _documents(table, columns)
+    return documents, _positions(table, columns, documents)
 
 
 def _documents(table: pa.Table, columns: Columns) -> pa.Array:

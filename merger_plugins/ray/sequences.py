@@ -67,7 +67,7 @@ class Sorted:
         codes, positions, blocks = codes[order], positions[order], blocks[order]
         changes = (np.diff(codes, prepend=-1) != 0) | (np.diff(blocks, prepend=-1) != 0)
         starts = np.flatnonzero(changes)
-        stops = np.append(starts[1:], len(order))
+        stops = np.append(starts, len(order))[1:]
         whole, pieces = list[Piece](), list[Piece]()
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             name = names[codes[start]]
