@@ -3,8 +3,8 @@
 Run ``python -m benchmarks.gpu`` on a machine with an NVIDIA GPU, with the extras ``gpu`` and ``train`` (of
 onnxruntime and onnxruntime-gpu only the latter). Measured are: the shipped synthesizer on CUDA, as it is and
 in mixed precision, beside two threads of the same machine's processor, its results beside the processor's,
-which provider runs which part of it, and what happens where memory runs out; the bundled embedder; and, in
-torch, the network ``card-137m`` in float16 with 4,096 sequences of ten vectors, beside the matrix rate of a
+which provider runs which part of it, and what happens where memory runs out; the bundled embedder, alone and
+with the synthesizer on the device, beside the way through the processor's memory; and, in torch, the network ``card-137m`` in float16 with 4,096 sequences of ten vectors, beside the matrix rate of a
 large product in the same run. Writes benchmarks/results/gpu.json. Without a GPU it says so and measures
 nothing.
 """
@@ -29,9 +29,11 @@ from benchmarks.scaling_data import DIMENSION, SEED, documents, medians
 from benchmarks.scaling_parts import demo_chunks
 from merger_plugins import load_embedder, load_merger
 from merger_plugins._session import CPU, CUDA
+from merger_plugins.embedders import MiniLMEmbedder
 from merger_plugins.mergers.graphs import MODEL
 from merger_plugins.mergers.loading import SYNTHESIZER
 from merger_plugins.mergers.onnx import OnnxMerger
+from merger_plugins.on_device import TextMerger
 from merger_plugins.training.export import narrowed, serialised
 
 VECTORS = 2_000_000
@@ -114,13 +116,34 @@ def without_memory(merger: OnnxMerger, sequences: list[Any]) -> dict[str, Any]:
 
 def embedder() -> dict[str, float]:
     """Tokens a second of the bundled embedder on CUDA, with larger batches than the processor's."""
-    from merger_plugins.embedders.minilm import MiniLMEmbedder
-
     texts = demo_chunks() * 10
     on_gpu = MiniLMEmbedder(providers=(CUDA, CPU), batch_tokens=65_536)
     tokens = sum(map(load_embedder().count_tokens, texts))
     seconds = medians({"": lambda: on_gpu.embed_documents(texts)}, rounds=3)[""]
     return {"tokens a second": round(tokens / seconds)}
+
+
+def documents_of_texts(providers: Sequence[str] = (CUDA, CPU), times: int = 100) -> dict[str, Any]:
+    """Chunks a second from texts to merged vectors, all on a device, and by way of the processor's memory."""
+    merger = load_merger(SYNTHESIZER, providers=providers)
+    whole = TextMerger(merger, MiniLMEmbedder(providers=providers, batch_tokens=65_536))
+    chunks = demo_chunks()
+    given = [chunks[start : start + WINDOW] for start in range(0, len(chunks), WINDOW)] * times
+    masses = [[max(whole.embedder.count_tokens(text), 1) for text in one] for one in given]
+
+    def by_way_of_the_processor() -> Any:
+        vectors = whole.embedder.embed_documents([text for one in given for text in one])
+        bounds = np.cumsum([len(one) for one in given])[:-1]
+        return merger.merge_many(np.split(vectors, bounds), masses=masses)
+
+    found = whole.merge_many(given)
+    seconds = medians(
+        {"device": lambda: whole.merge_many(given), "processor": by_way_of_the_processor}, rounds=3
+    )
+    return {
+        "largest difference of a number": float(np.abs(found - by_way_of_the_processor()).max()),
+        "chunks a second": {name: round(len(chunks) * times / each) for name, each in seconds.items()},
+    }
 
 
 def network(device: str, *, batch: int = BATCH, side: int = SIDE) -> dict[str, Any]:
@@ -191,6 +214,7 @@ def main() -> int:
         "network": network("cuda"),
         "synthesizer": synthesizer(),
         "embedder": embedder(),
+        "texts": documents_of_texts(),
     }
     found = dict(
         zip(

@@ -140,6 +140,46 @@ def run_bound(
     return result
 
 
+class DeviceArray:
+    """(rows, width) float32 in the memory of a device, written and read there by sessions.
+
+    Args:
+        rows, width: its shape.
+        session: one that runs on the device.
+
+    Attributes:
+        device: ONNX Runtime's name of it: ``"cuda"`` or ``"cpu"``.
+    """
+
+    def __init__(self, rows: int, width: int, session: Session) -> None:
+        self.device = device_of(session)
+        values = _onnxruntime().OrtValue
+        self._value = values.ortvalue_from_shape_and_type([rows, width], np.float32, self.device, 0)
+        self.shape = (rows, width)
+
+    def bind(self, binding: Any, name: str) -> None:
+        """Make it an input."""
+        binding.bind_ortvalue_input(name, self._value)
+
+    def bind_rows(self, binding: Any, name: str, start: int, count: int) -> None:
+        """Make some of its rows an output."""
+        rows, width = self.shape
+        if start + count > rows:
+            raise ValueError(f"rows {start} to {start + count} of {rows}")
+        place = self._value.data_ptr() + 4 * start * width
+        binding.bind_output(name, self.device, 0, np.float32, [count, width], place)
+
+    def numpy(self) -> NDArray[np.float32]:
+        """A copy in the processor's memory."""
+        copied: NDArray[np.float32] = self._value.numpy()
+        return copied.copy()
+
+
+def device_of(session: Session) -> str:
+    """Where a session's own memory is, by ONNX Runtime's name."""
+    return "cuda" if session.get_providers()[0] == CUDA else "cpu"
+
+
 def placement(
     path: str | os.PathLike[str], config: SessionConfig | None, feed: Mapping[str, NDArray[Any]]
 ) -> dict[str, int]:

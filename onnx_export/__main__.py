@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=Path("merger_plugins/models/synthesizer-all-MiniLM-L6-v2")
     )
 
+    gather = commands.add_parser("gather", help="write the graph that lays vectors out as sequences")
+    gather.add_argument("--out", type=Path, default=Path("merger_plugins/models/gather.onnx"))
+
     options = parser.parse_args(arguments)
     if options.command == "embedder":
         from onnx_export.embedder import release
@@ -47,6 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         artefact = release(Source.installed(), options.out)
         size = sum(path.stat().st_size for path in artefact.path.iterdir())
         print(f"{artefact.path}: {size:,} bytes, fingerprint {artefact.fingerprint}")
+        return
+    if options.command == "gather":
+        from onnx_export.gather import release as release_gather
+
+        print(release_gather(options.out))
         return
     if options.command == "background":
         from onnx_export.background import release as release_background

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from merger_plugins._artefact import Artefact, open_artefact
 from merger_plugins._extras import require
-from merger_plugins._session import Session, SessionConfig, create_session
+from merger_plugins._session import DeviceArray, Session, SessionConfig, create_session
 from merger_plugins._types import Matrix, Vector
 from merger_plugins.errors import InputError
 
@@ -89,7 +89,7 @@ class MiniLMEmbedder:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             sequences = [self._token_ids(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
-            for rows in similar_lengths([len(ids) for ids in sequences], self._batch_tokens):
+            for rows in self._groups(sequences):
                 vectors[start + rows] = self._run([sequences[row] for row in rows])
         return vectors
 
@@ -125,8 +125,10 @@ class MiniLMEmbedder:
         self._process = os.getpid()
 
     def _token_ids(self, text: str) -> list[int]:
+        return self._cut(self._encode(text))
+
+    def _cut(self, ids: list[int]) -> list[int]:
         """[CLS], at most 510 tokens, [SEP]."""
-        ids = self._encode(text)
         return ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
 
     def _encode(self, text: str) -> list[int]:
@@ -142,17 +144,28 @@ class MiniLMEmbedder:
         ids: list[int] = tokenizer.encode(text).ids
         return ids
 
+    def _groups(self, sequences: Sequence[list[int]]) -> Iterator[NDArray[np.intp]]:
+        """Which sequences are run together."""
+        return similar_lengths([len(ids) for ids in sequences], self._batch_tokens)
+
     def _run(self, sequences: Sequence[list[int]]) -> Matrix:
+        vectors: Matrix = self._opened().run(["embedding"], _feed(sequences))[0]
+        return vectors
+
+    def _run_into(self, sequences: Sequence[list[int]], into: DeviceArray, start: int) -> None:
+        """As `_run`, into rows of an array on the session's device."""
+        session = self._opened()
+        binding = session.io_binding()
+        for name, array in _feed(sequences).items():
+            binding.bind_cpu_input(name, array)
+        into.bind_rows(binding, "embedding", start, len(sequences))
+        session.run_with_iobinding(binding)
+
+    def _opened(self) -> Session:
         session = self._session
         if session is None or self._process != os.getpid():
             session = self._load_session()
-        ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
-        mask = np.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence
-            mask[row, : len(sequence)] = 1
-        vectors: Matrix = session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
-        return vectors
+        return session
 
     def _load_tokenizer(self) -> Any:
         self._renew_after_fork()
@@ -183,6 +196,16 @@ def load_embedder(*, threads: int | None = None, providers: Sequence[str] | None
 
 def _open() -> Artefact:
     return open_artefact(FOLDER, kind="embedder")
+
+
+def _feed(sequences: Sequence[list[int]]) -> dict[str, NDArray[np.int64]]:
+    """Token ids, padded at the end."""
+    ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def similar_lengths(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.intp]]:
