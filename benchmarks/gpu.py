@@ -4,9 +4,9 @@ Run ``python -m benchmarks.gpu`` on a machine with an NVIDIA GPU, with the extra
 onnxruntime and onnxruntime-gpu only the latter). Measured are: the shipped synthesizer on CUDA, as it is and
 in mixed precision, beside two threads of the same machine's processor, its results beside the processor's,
 which provider runs which part of it, and what happens where memory runs out; the bundled embedder, alone and
-with the synthesizer on the device, beside the way through the processor's memory; and, in torch, the network ``card-137m`` in float16 with 4,096 sequences of ten vectors, beside the matrix rate of a
-large product in the same run. Writes benchmarks/results/gpu.json. Without a GPU it says so and measures
-nothing.
+with the synthesizer on the device, beside the way through the processor's memory; and, in torch, the network
+``card-137m`` in float16 with 4,096 sequences of ten vectors, beside the matrix rate of a large product in the
+same run. Writes benchmarks/results/gpu.json. Without a GPU it says so and measures nothing.
 """
 
 from __future__ import annotations

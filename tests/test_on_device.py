@@ -16,19 +16,6 @@ from merger_plugins.on_device import GATHER, TextMerger, _Plan
 pytest.importorskip("onnxruntime")
 
 WORDS = ("river", "stone", "bridge", "winter", "harvest", "copper", "engine", "lantern", "orchard", "harbour")
-    "river",
-    "stone",
-    "bridge",
-    "winter",
-    "harvest",
-    "copper",
-    "engine",
-    "lantern",
-    "orchard",
-    "harbour",
-    "signal",
-    "meadow",
-]
 
 
 def texts(sizes, seed=0):
