@@ -77,9 +77,10 @@ def backfill_parquet(
 ) -> Written:
     """Merge the chunks in Parquet files, and write section and root vectors as Parquet files.
 
-    Documents may be split over files, and be in any order. Workers write whole files, by renaming them, whose
-    names follow from their documents: what is done stays, and the same call after an interruption merges
-    the rest, with the calibration from before. Once complete, it changes nothing.
+    Documents may be split over files, and be in any order; of those within some 64 MB of the files no vector
+    leaves the worker that reads it, and others are shuffled. Workers write whole files, by renaming them,
+    whose names follow from their documents: what is done stays, and the same call after an interruption
+    merges the rest, with the calibration from before. Once complete, it changes nothing.
 
     Args:
         source: a Parquet file or a folder of them, as a path or URI.
@@ -91,7 +92,7 @@ def backfill_parquet(
         calibrate: as above.
         sections: whether to write section vectors too.
         block: as above.
-        partitions: as above.
+        partitions: as above, of what is shuffled; and at least how many parts the files are read in.
         anew: whether to remove what other chunks, columns or another merger left in the folder.
         progress: called with the number of files each time that there are more.
 
