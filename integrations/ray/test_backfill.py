@@ -17,7 +17,9 @@ from qdrant_client import QdrantClient  # noqa: E402
 
 from integrations.ray.data import (  # noqa: E402
     DIMENSION,
+    DiesOnce,
     FailsWhileAsked,
+    Recorded,
     assert_merged,
     documents,
     rows_of,
@@ -233,6 +235,25 @@ def split_by(units):
     """Documents of which a unit has a part only."""
     seen = [set(unit.read(["document_id"]).column(0).to_pylist()) for unit in units]
     return {name for name in IN_ORDER if sum(name in one for one in seen) > 1}
+
+
+def test_a_worker_that_dies_over_a_unit_costs_only_that_unit(tmp_path):
+    source, into = in_order(tmp_path / "chunks", groups=20), tmp_path / "merged"
+    merger = DiesOnce(tmp_path)
+    columns = Columns(mass="tokens")
+    backfill_parquet(source, str(into), merger=merger, columns=columns, block=1_000, partitions=6)
+    assert (tmp_path / "died").exists()
+    with cluster():
+        survey = together.Source.of(source).survey(columns, 10, block=1_000, partitions=6)
+    assert len(survey.together) > 2
+    table = pq.read_table(into)
+    assert_merged(table, IN_ORDER, MeanMerger(), sections=True)
+    alone = Recorded(tmp_path / "alone")
+    alone.folder.mkdir()
+    backfill_parquet(
+        source, str(tmp_path / "again"), merger=alone, columns=columns, block=1_000, partitions=6
+    )
+    assert merger.parts == alone.parts + 1
 
 
 def test_files_of_folders_are_found_and_others_passed_over(tmp_path):
