@@ -4,16 +4,13 @@ The whole way, FOLDER being the data's::
 
     TEXTS="--texts FOLDER/train/wiki_en_articles.jsonl.gz --texts FOLDER/train/us_speeches_en.jsonl.gz"
     merger-plugins train --config release $TEXTS --output RUN
-    merger-plugins train --config release-end $TEXTS --shards RUN/data --start RUN/checkpoint --output END
+    merger-plugins train --config release-end $TEXTS --start RUN/checkpoint --output END
     python -m onnx_export synthesizer --run END     # the graph, with a card that has no figures yet
     python -m benchmarks.synthesizer --data FOLDER
     python -m onnx_export synthesizer --run END     # the same graph, figures in its card
-
-Released is the mean of a training's weights and those that it started from.
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,20 +22,15 @@ from merger_plugins.mergers.loading import SYNTHESIZER
 FIGURES = Path("benchmarks/results/synthesizer.json")
 PRECISION = "float16"
 LICENCE = "Apache-2.0"
-WEIGHTS = "model.safetensors"
 ROWS = ("mean", "calibrated", "synthesizer")
 
 
 def release(run: Path, out: Path) -> Path:
     """Export a training's checkpoint and write the bundled folder, with a card."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    config = _config(run)
-    before = [_config(Path(config["start"]).parent)] if config["start"] else []
+    results, config = _training(run)
+    before = [_training(Path(config["start"]).parent)] if config["start"] else []
     with tempfile.TemporaryDirectory() as scratch:
-        trained = run / "checkpoint"
-        if config["start"]:
-            trained = _averaged(Path(config["start"]), trained, Path(scratch, "averaged"))
-        named = TransformersMerger(trained, device="cpu").save(Path(scratch, SYNTHESIZER))
+        named = TransformersMerger(run / "checkpoint", device="cpu").save(Path(scratch, SYNTHESIZER))
         folder = TransformersMerger(named, device="cpu").export(
             out, precision=PRECISION, embedder=results["embedder"]["name"], licence=LICENCE
         )
@@ -49,26 +41,19 @@ def release(run: Path, out: Path) -> Path:
     return folder
 
 
-def _averaged(one: Path, other: Path, out: Path) -> Path:
-    """A checkpoint with the mean of two checkpoints' weights and the other's settings."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(other, out)
-    weights, others = (load_file(folder / WEIGHTS) for folder in (one, other))
-    mean = {name: (weights[name] + tensor) / 2 for name, tensor in others.items()}
-    save_file(mean, out / WEIGHTS, metadata={"format": "pt"})
-    return out
-
-
-def _config(run: Path) -> dict[str, Any]:
+def _training(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a training says of itself, and its settings."""
+    results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
     config: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    return config
+    return results, config
 
 
 def _about(
-    results: Mapping[str, Any], before: list[dict[str, Any]], config: Mapping[str, Any]
+    results: Mapping[str, Any],
+    before: list[tuple[dict[str, Any], dict[str, Any]]],
+    config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the card says; `before` are the settings of the training that this one went on from."""
+    """What the card says; `before` is the training that this one went on from."""
     network = ", ".join(f"{name} {value}" for name, value in config["network"].items() if name != "named")
     return {
         "name": SYNTHESIZER,
@@ -79,11 +64,16 @@ def _about(
         "chunks": f"{results['training']['chunks']:,}",
         "held_out": results["held_out"]["articles"],
         "seed": config["seed"],
-        "averaged": "\nShipped is the mean of the weights before and after the last row.\n" if before else "",
+        "first": "".join(
+            f"\nThe first recipe saw {found['chunks']:,} chunks of {found['articles']:,}."
+            for found in (part["training"] for part, _ in before)
+        ),
         "beyond": _beyond(config["ten_to_one"]),
         "network": network or "the defaults of `SynthesizerConfig`",
         "stages": "\n".join(
-            _stage(name, part[name]) for part in (*before, config) for name in part["stages"]
+            _stage(name, part[name])
+            for part in (*(settings for _, settings in before), config)
+            for name in part["stages"]
         ),
     }
 
@@ -191,12 +181,12 @@ tokens.{beyond}
 
 By the recipes `release` and `release-end` (`merger_plugins/training/recipes`), seed {seed}: {articles}
 English articles and speeches with {chunks} chunks (Wikipedia, CC BY-SA 3.0, and public domain),
-embedded by the bundled all-MiniLM-L6-v2; {held_out} more were held out. No text can be read from the weights.
-Licence: {licence}. Network: {network}.
+embedded by the bundled all-MiniLM-L6-v2; {held_out} more were held out.{first}
+No text can be read from the weights. Licence: {licence}. Network: {network}.
 
 | stage | steps | batch | learning rate |
 |---|---|---|---|
 {stages}
-{averaged}
+
 What else was tried: `onnx_export/EXPERIMENTS.md`. Commands: `onnx_export/synthesizer.py`.
 """

@@ -37,7 +37,7 @@ def test_figures_and_card_belong_to_the_model_that_ships(figures: dict[str, Any]
 
 def test_figures_are_those_it_ships_for(figures: dict[str, Any]) -> None:
     wikipedia, papers = (figures[name]["mergers"]["synthesizer"] for name in ("wikipedia", "covidqa"))
-    assert wikipedia["teacher"] >= 0.945
+    assert wikipedia["teacher"] >= 0.950
     assert wikipedia["by_chunks"]["10"] >= 0.940
     assert papers["teacher"] >= 0.92
     for name in ("wikipedia", "covidqa"):
@@ -49,8 +49,8 @@ def test_figures_are_those_it_ships_for(figures: dict[str, Any]) -> None:
             kept = figures[name]["lengths"]["tree"][length]
             assert kept["synthesizer"]["mean"] > kept["mean"]["mean"]
         assert found["teacher"] > figures[name]["mergers"]["mean"]["teacher"]
-    recognised = figures["covidqa"]["recognition"]["synthesizer"]
-    assert recognised["mean"] > 3 * recognised["error"] > 0
+        recognised = figures[name]["recognition"]["synthesizer"]
+        assert recognised["mean"] > 2 * recognised["error"] > 0
 
 
 def test_it_merges_in_order_and_stays_near_the_mean() -> None:
