@@ -22,6 +22,6 @@ def test_a_missing_result_is_a_table_that_says_so(tmp_path, monkeypatch: pytest.
 
     monkeypatch.setattr(scaling_tables, "RESULTS", tmp_path)
     tables = scaling_tables.tables()
-    assert set(tables) == {*scaling_tables.NAMES, "scale-gpu"}
+    assert set(tables) == {*scaling_tables.NAMES, "scale-gpu", "scale-ray"}
     assert all(text.startswith("Not measured") for name, text in tables.items() if name != "scale-gpu")
     assert tables["scale-gpu"].count(scaling_tables.NOT_MEASURED) == len(scaling_tables.GPU_ROWS)
