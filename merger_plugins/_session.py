@@ -141,7 +141,7 @@ def run_bound(
 
 
 class DeviceArray:
-    """(rows, width) float32 in the memory of a device, written and read there by sessions.
+    """(rows, width) float32 in the memory of a device, which only sessions write and read.
 
     Args:
         rows, width: its shape.
@@ -168,11 +168,6 @@ class DeviceArray:
             raise ValueError(f"rows {start} to {start + count} of {rows}")
         place = self._value.data_ptr() + 4 * start * width
         binding.bind_output(name, self.device, 0, np.float32, [count, width], place)
-
-    def numpy(self) -> NDArray[np.float32]:
-        """A copy in the processor's memory."""
-        copied: NDArray[np.float32] = self._value.numpy()
-        return copied.copy()
 
 
 def device_of(session: Session) -> str:

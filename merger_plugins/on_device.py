@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,14 @@ from merger_plugins._session import (
 )
 from merger_plugins._types import MassesLike, Matrix, Vector
 from merger_plugins.embedders.minilm import MiniLMEmbedder, similar_lengths
-from merger_plugins.errors import ArtefactError, EmptyInputError, InputError, NoMemoryError, NonFiniteError
+from merger_plugins.errors import (
+    ArtefactError,
+    EmptyInputError,
+    InputError,
+    NoMemoryError,
+    NonFiniteError,
+    ProviderError,
+)
 from merger_plugins.mergers.base import SequenceMerger
 from merger_plugins.mergers.onnx import OnnxMerger, _Graph
 
@@ -120,7 +128,8 @@ class TextMerger:
             plan.place(self._embed([self.embedder._cut(ids) for one in encoded for ids in one], nodes))
             for merge in plan.merges:
                 merge.run(gather, graph.session, nodes, graph.places)
-            merged = nodes.numpy()[plan.roots]
+            roots = _laid_out(gather, nodes, plan.roots[:, None], np.ones((len(documents), 1), np.bool_))
+            merged: Matrix = roots.numpy()[:, 0]  # unit length, and zero or NaN where there is no direction
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             if is_out_of_memory(error):
                 raise NoMemoryError(
@@ -132,14 +141,13 @@ class TextMerger:
                 f"The graph of {self.merger.path} or the embedder's failed on {plan.rows} chunks and nodes: "
                 f"{error}."
             ) from error
-        lengths = np.linalg.norm(merged, axis=1, keepdims=True)
-        sound = np.isfinite(lengths) & (lengths > 0)
+        sound = np.einsum("bd,bd->b", merged, merged) > 0
         if not sound.all():
             raise NonFiniteError(
-                f"The graph of {self.merger.path} gives no direction for documents of {len(documents)}, such "
-                f"as one that begins with {documents[int(np.argmin(sound))][0]!r:.80}."
+                f"The graph of {self.merger.path} gives no direction for {int((~sound).sum())} of "
+                f"{len(documents)} documents, such as one that begins with "
+                f"{documents[int(np.argmin(sound))][0]!r:.80}."
             )
-        merged /= lengths
         return merged
 
     def _sessions(self) -> tuple[_Graph, Session]:
@@ -147,7 +155,7 @@ class TextMerger:
         graph = self.merger._graph()
         merging, embedding = device_of(graph.session), device_of(self.embedder._opened())
         if merging != embedding:
-            raise InputError(
+            raise ProviderError(
                 f"The merger runs on {merging} and the embedder on {embedding}: give both the same providers."
             )
         with self._lock:
@@ -164,6 +172,17 @@ class TextMerger:
             places[rows] = np.arange(start, start + len(rows))
             start += len(rows)
         return places
+
+
+def _laid_out(gather: Session, nodes: DeviceArray, places: NDArray[np.int64], mask: NDArray[np.bool_]) -> Any:
+    """Rows of `nodes` at (b, n) places -> (b, n, d) on the device, unit length; zero where not `mask`."""
+    binding = gather.io_binding()
+    nodes.bind(binding, "nodes")
+    binding.bind_cpu_input("places", places)
+    binding.bind_cpu_input("present", mask.astype(np.float32)[..., None])
+    binding.bind_output("vectors", nodes.device)
+    gather.run_with_iobinding(binding)
+    return binding.get_outputs()[0]
 
 
 @dataclass(frozen=True)
@@ -184,15 +203,10 @@ class _Merge:
         """Gather and merge, both on the device; `width` is how many vectors a graph of fixed size takes."""
         room = ((0, 0), (0, max((width or 0) - self.places.shape[1], 0)))
         places, masses = np.pad(self.places, room), np.pad(self.masses, room)
-        laying = gather.io_binding()
-        nodes.bind(laying, "nodes")
-        laying.bind_cpu_input("places", places)
-        laying.bind_cpu_input("present", (masses > 0).astype(np.float32)[..., None])
-        laying.bind_output("vectors", nodes.device)
-        gather.run_with_iobinding(laying)
+        mask = masses > 0
         merging = graph.io_binding()
-        merging.bind_ortvalue_input("vectors", laying.get_outputs()[0])
-        merging.bind_cpu_input("mask", masses > 0)
+        merging.bind_ortvalue_input("vectors", _laid_out(gather, nodes, places, mask))
+        merging.bind_cpu_input("mask", mask)
         merging.bind_cpu_input("masses", masses)
         nodes.bind_rows(merging, "merged", self.into, len(places))
         graph.run_with_iobinding(merging)

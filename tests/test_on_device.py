@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merger_plugins import CalibratedMerger, MeanMerger, load_embedder, load_merger
+from merger_plugins import CalibratedMerger, MeanMerger, load_embedder, load_merger, on_device
 from merger_plugins._session import CPU, DeviceArray
 from merger_plugins.embedders import MiniLMEmbedder
-from merger_plugins.errors import EmptyInputError, InputError, NoMemoryError, NonFiniteError
+from merger_plugins.errors import EmptyInputError, InputError, NoMemoryError, NonFiniteError, ProviderError
 from merger_plugins.mergers.loading import SYNTHESIZER
 from merger_plugins.mergers.onnx import OnnxMerger
 from merger_plugins.on_device import GATHER, TextMerger, _Plan
@@ -144,10 +144,46 @@ def test_a_device_without_room_says_how_to_go_on(synthesizer, monkeypatch):
         synthesizer.merge_many([["a"]])
 
 
-def test_a_graph_that_gives_nothing_is_an_error_that_names_the_document(synthesizer, monkeypatch):
-    monkeypatch.setattr(DeviceArray, "numpy", lambda self: np.zeros(self.shape, np.float32))
-    with pytest.raises(NonFiniteError, match="begins with 'stone'"):
-        synthesizer.merge_many([["stone", "bridge"]])
+@pytest.mark.parametrize("factor", [0.0, float("nan")])
+def test_a_graph_that_gives_no_direction_is_an_error_that_names_the_document(tmp_path, factor):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(MeanMerger().export(tmp_path / "mean", dimension=384) / "model.onnx")
+    (last,) = (node for node in model.graph.node if "merged" in node.output)
+    last.output[list(last.output).index("merged")] = "before"
+    model.graph.initializer.append(onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [factor]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["before", "factor"], ["merged"]))
+    onnx.save(model, tmp_path / "broken.onnx")
+    merger = TextMerger(OnnxMerger(tmp_path / "broken.onnx", providers=(CPU,)))
+    with pytest.raises(NonFiniteError, match="2 of 2 documents, such as one that begins with 'stone'"):
+        merger.merge_many([["stone", "bridge"], ["river"]])
+
+
+def test_only_merged_vectors_leave_the_device(synthesizer, monkeypatch):
+    kept = []
+
+    class Seen:
+        def __init__(self, value):
+            self.value = value
+
+        def numpy(self):
+            kept.append(self.value.shape())
+            return self.value.numpy()
+
+    def seen(gather, nodes, places, mask):
+        found = laid_out(gather, nodes, places, mask)
+        return Seen(found) if places.shape[1] == 1 and len(places) == 3 else found
+
+    laid_out = on_device._laid_out
+    monkeypatch.setattr(on_device, "_laid_out", seen)
+    synthesizer.merge_many(texts([30, 2, 12]))
+    assert kept == [[3, 1, 384]]
+
+
+def test_an_embedder_elsewhere_is_an_error(synthesizer, monkeypatch):
+    session = synthesizer.merger._graph().session
+    monkeypatch.setattr(on_device, "device_of", lambda asked: "cuda" if asked is session else "cpu")
+    with pytest.raises(ProviderError, match="merger runs on cuda and the embedder on cpu"):
+        synthesizer.merge_many([["a"]])
 
 
 def test_rows_outside_an_array_are_refused(synthesizer):

@@ -165,11 +165,11 @@ def _write_together(job: Job, options: dict[str, Any]) -> Dataset:
 def _write_unit(
     table: pa.Table, job: Shared[Job], work: Shared[Work], target: _Folder, sections: bool
 ) -> Iterator[pa.Table]:
-    for number in table.column(UNIT).to_pylist():
-        rows = pa.concat_tables(list(merge_part(together_of(resident(job), number), work, sections)))
-        if rows.num_rows:
-            target.write(rows)
-            yield _said(rows)
+    (number,) = table.column(UNIT).to_pylist()
+    rows = pa.concat_tables(list(merge_part(together_of(resident(job), number), work, sections)))
+    if rows.num_rows:
+        target.write(rows)
+        yield _said(rows)
 
 
 def _write_loose(loose: Dataset, extent: Extent, options: dict[str, Any]) -> Dataset:

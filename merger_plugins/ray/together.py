@@ -233,7 +233,7 @@ def _units(dataset: pads.FileSystemDataset, partitions: int | None) -> Iterator[
 
 
 def each_unit(numbers: Sequence[int], work: Callable[..., Any], options: Mapping[str, Any]) -> Dataset:
-    """Work on units, of which every task takes one or a few."""
+    """Work on units, one a call; a task takes one or a few, one after the other."""
     blocks = min(len(numbers), _MOST_BLOCKS)
     items = ray.data.from_items([{UNIT: number} for number in numbers], override_num_blocks=blocks)
     return items.map_batches(work, batch_size=1, batch_format="pyarrow", fn_kwargs=dict(options))
